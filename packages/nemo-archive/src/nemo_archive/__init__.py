@@ -1,0 +1,1 @@
+"""Read and write .nemo model archives, without torch."""

@@ -1,0 +1,1 @@
+"""Speech recognition: train, restore and run NeMo's CTC models."""

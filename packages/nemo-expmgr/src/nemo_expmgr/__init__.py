@@ -1,0 +1,1 @@
+"""A Lightning run for NeMo models: base model, optimizers, schedules, experiment manager."""

@@ -1,0 +1,1 @@
+"""Tensor functions for speech models, each with a PyTorch twin."""
