@@ -1,0 +1,14 @@
+"""The trainable models, by NVIDIA's class names; they need `pip install 'nemo-asr[train]'`."""
+
+try:
+    import nemo_expmgr  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "nemo_asr.models trains models and needs Lightning: pip install 'nemo-asr[train]'. "
+        "To transcribe, nemo_asr.load_model(path) does without."
+    ) from error
+
+from nemo_asr.models.asr_model import ASRModel
+from nemo_asr.models.ctc import EncDecCTCModel, EncDecCTCModelBPE
+
+__all__ = ["ASRModel", "EncDecCTCModel", "EncDecCTCModelBPE"]

@@ -1,0 +1,48 @@
+"""From a `.nemo` file to a network that transcribes, with torch and without Lightning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    import torch
+
+    from nemo_asr.networks import CtcNetwork
+
+NETWORKS = {
+    "nemo_asr.models.EncDecCTCModel": "nemo_asr.networks.CtcNetwork",
+    "nemo_asr.models.EncDecCTCModelBPE": "nemo_asr.networks.CtcNetwork",
+}
+"""The network inside each trainable model."""
+
+
+def load_model(
+    path: str | PathLike[str], *, device: str | torch.device = "cpu", mmap: bool = True
+) -> CtcNetwork:
+    """The network of a `.nemo` file, in eval mode.
+
+    Args:
+        path: a file saved by this package or by NVIDIA's toolkit.
+        device: where the weights go.
+        mmap: weights of an uncompressed archive stay in the file and are read when touched; with False they
+            are copied, for a file that may be overwritten in place.
+
+    Raises:
+        nemo_archive.ArchiveError: the file is no archive, or its weights do not fit its config.
+        nemo_config.ConfigError: the file's model class or a value of its config is not supported.
+    """
+    from nemo_archive import open_archive
+    from nemo_archive.torch import build_and_load, load_state_dict
+    from nemo_config import resolve_target
+
+    with open_archive(path, mmap=mmap) as archive:
+        config = archive.config()
+        network_class = resolve_target(_network_name(str(config.get("target")), str(path)))
+        artifacts = archive.artifacts()
+        state_dict = load_state_dict(archive, mmap=mmap)
+    network = build_and_load(
+        lambda: network_class.from_config(config, lambda name, _: artifacts[name], strict=False), state_dict
+    )
+    return network.to(device).eval()
