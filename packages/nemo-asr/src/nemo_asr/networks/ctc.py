@@ -147,9 +147,7 @@ class CtcNetwork(nn.Module):
                 input_signal=input_signal, length=input_signal_length
             )
         if self.spec_augmentation is not None and self.training:
-            processed_signal = self.spec_augmentation(
-                input_spec=processed_signal, length=processed_signal_length
-            )
+            processed_signal = self.spec_augmentation(input_spec=processed_signal, length=processed_signal_length)
         encoded, encoded_len = self.encoder(audio_signal=processed_signal, length=processed_signal_length)[:2]
         log_probs = self.decoder(encoder_output=encoded)
         return log_probs, encoded_len, torch.argmax(log_probs, dim=-1)
