@@ -1,0 +1,240 @@
+"""Greedy CTC search (Graves et al. 2006, section 3.2): best class of every frame, repeats collapsed, blanks dropped.
+
+B batch, T frames, V vocabulary with blank, the last class.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from nemo_asr.decoding.hypothesis import Hypothesis
+from nemo_asr.decoding.timestamps import (
+    TIMESTAMP_TYPES,
+    FrameClock,
+    TimestampOptions,
+    ctc_timestamps,
+    punctuation_of,
+)
+
+if TYPE_CHECKING:
+    from nemo_asr.text import Tokenizer
+
+GREEDY_STRATEGIES = ("greedy", "greedy_batch")
+BEAM_STRATEGIES = ("beam", "beam_batch", "pyctcdecode", "flashlight", "wfst")
+
+
+@dataclass
+class GreedyConfig:
+    """The `decoding.greedy` section."""
+
+    IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset(
+        "preserve_frame_confidence confidence_method_cfg confidence_method ngram_lm_model ngram_lm_alpha boosting_tree "
+        "boosting_tree_alpha allow_cuda_graphs".split()
+    )
+
+    preserve_alignments: bool | None = None
+    compute_timestamps: bool | None = None
+
+
+@dataclass
+class CtcDecodingConfig:
+    """The `decoding` section of a CTC model, with NVIDIA's spelling of its keys."""
+
+    IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset(("beam", "wfst", "confidence_cfg", "temperature"))
+
+    strategy: str = "greedy_batch"
+    preserve_alignments: bool | None = None
+    compute_timestamps: bool | None = None
+    word_seperator: str = " "
+    segment_seperators: list[str] | None = field(default_factory=lambda: [".", "!", "?"])
+    segment_gap_threshold: int | None = None
+    ctc_timestamp_type: str = "all"
+    batch_dim_index: int = 0
+    greedy: GreedyConfig = field(default_factory=GreedyConfig)
+
+    @property
+    def wants_timestamps(self) -> bool:
+        """Whether hypotheses carry timestamps although the caller does not ask for them."""
+        if self.compute_timestamps is None:
+            return bool(self.greedy.compute_timestamps)
+        return self.compute_timestamps
+
+    @property
+    def wants_alignments(self) -> bool:
+        """Whether hypotheses carry log-probabilities together with the best classes."""
+        if self.preserve_alignments is None:
+            return bool(self.greedy.preserve_alignments)
+        return self.preserve_alignments
+
+
+@dataclass(frozen=True)
+class GreedyPath:
+    """Best paths of a batch: classes (B, T), log-probabilities or None, masks (B, T) of spoken frames and of onsets."""
+
+    labels: Tensor
+    scores: Tensor | None
+    spoken: Tensor
+    onsets: Tensor
+
+    def tokens(self) -> list[list[int]]:
+        """Collapsed token ids of each utterance."""
+        return _split_rows(self.labels, self.onsets)
+
+
+def greedy_path(predictions: Tensor, predictions_len: Tensor, blank: int) -> GreedyPath:
+    """Best paths of a batch, with no loop over frames or utterances.
+
+    Args:
+        predictions: log-probabilities (B, T, V), or the best class of each frame (B, T).
+        predictions_len: frames of each utterance (B,).
+        blank: id of blank.
+    """
+    scores, labels = predictions.max(dim=-1) if predictions.ndim == 3 else (None, predictions)
+    frames = torch.arange(labels.shape[1], device=labels.device)
+    spoken = (labels != blank) & (frames < predictions_len.to(labels.device).unsqueeze(1))
+    onsets = spoken.clone()
+    onsets[:, 1:] &= labels[:, 1:] != labels[:, :-1]
+    return GreedyPath(labels, scores, spoken, onsets)
+
+
+def _split_rows(values: Tensor, mask: Tensor) -> list[list[int]]:
+    """The masked entries of each row; one transfer to the CPU for the batch."""
+    counts: list[int] = mask.sum(dim=1).tolist()
+    return [row.tolist() for row in values[mask].cpu().split(counts)]
+
+
+class CtcGreedyDecoder:
+    """Turns log-probabilities into text and hypotheses; holds no state, so threads may share it.
+
+    Args:
+        section: the `decoding` section of the model's config, or what is left of it; None for the defaults.
+        tokenizer: its `vocab_size` is the id of blank.
+        strict: unknown keys and strategies are errors at once (a person typed them); otherwise a file's beam strategy
+            is an error only when something is decoded.
+        path: where the section stands, for errors.
+    """
+
+    def __init__(
+        self,
+        section: Mapping[str, Any] | None,
+        tokenizer: Tokenizer,
+        *,
+        strict: bool = False,
+        path: str = "model.decoding",
+    ) -> None:
+        from nemo_config import read_section
+
+        self.path = path
+        self.tokenizer = tokenizer
+        self.blank = tokenizer.vocab_size
+        self.config = read_section(CtcDecodingConfig, section or {}, path, strict=strict)
+        self.punctuation = punctuation_of(tokenizer.vocabulary)
+        marks = "|".join(re.escape(mark) for mark in sorted(self.punctuation))
+        self._space_before_mark = re.compile(rf"\s({marks})") if marks else None
+        self.options = TimestampOptions(
+            word_separator=self.config.word_seperator,
+            segment_separators=tuple(self.config.segment_seperators or ()),
+            segment_gap=self.config.segment_gap_threshold,
+            kind=self.config.ctc_timestamp_type,
+        )
+        self._check_options()
+        if strict:
+            self._check_strategy()
+
+    def _check_options(self) -> None:
+        if self.options.kind not in TIMESTAMP_TYPES:
+            raise _config_error(
+                f"{self.path}.ctc_timestamp_type", self.options.kind, f"is none of {', '.join(TIMESTAMP_TYPES)}"
+            )
+        if self.config.batch_dim_index != 0:
+            raise _config_error(
+                f"{self.path}.batch_dim_index", self.config.batch_dim_index, "is not 0, the only order offered"
+            )
+
+    def _check_strategy(self) -> None:
+        strategy = self.config.strategy
+        if strategy in GREEDY_STRATEGIES:
+            return
+        known = (
+            "needs beam search, which this version does not have yet" if strategy in BEAM_STRATEGIES else "is unknown"
+        )
+        raise _config_error(f"{self.path}.strategy", strategy, f"{known}; use {' or '.join(GREEDY_STRATEGIES)}")
+
+    def __call__(
+        self,
+        log_probs: Tensor,
+        log_probs_len: Tensor,
+        *,
+        timestamps: bool | None = None,
+        keep_log_probs: bool = False,
+        clock: FrameClock | None = None,
+    ) -> list[Hypothesis]:
+        """Decodes a batch.
+
+        Args:
+            log_probs: (B, T, V), or the best classes (B, T).
+            log_probs_len: frames of each (B,).
+            timestamps: adds timestamps; None leaves it to the config.
+            keep_log_probs: `y_sequence` and `alignments` hold the log-probabilities (T, V) on the CPU.
+            clock: length of a frame, for timestamps in seconds.
+        """
+        self._check_strategy()
+        path = greedy_path(log_probs, log_probs_len, self.blank)
+        hypotheses = self._hypotheses(path, log_probs_len)
+        if timestamps or (timestamps is None and self.config.wants_timestamps):
+            self._add_timestamps(hypotheses, path, clock)
+        if log_probs.ndim == 3:
+            self._add_log_probs(hypotheses, log_probs, keep_log_probs)
+        return hypotheses
+
+    def texts(self, predictions: Tensor, predictions_len: Tensor) -> list[str]:
+        """Only the texts of log-probabilities (B, T, V) or best classes (B, T)."""
+        self._check_strategy()
+        return [self.text(ids) for ids in greedy_path(predictions, predictions_len, self.blank).tokens()]
+
+    def text(self, tokens: list[int]) -> str:
+        """Text of collapsed ids; the space that some vocabularies put before a punctuation mark is dropped."""
+        text = self.tokenizer.decode(tokens)
+        return self._space_before_mark.sub(r"\1", text) if self._space_before_mark else text
+
+    def _hypotheses(self, path: GreedyPath, predictions_len: Tensor) -> list[Hypothesis]:
+        if path.scores is None:
+            scores = [-1.0] * len(path.labels)
+        else:
+            scores = torch.where(path.spoken, path.scores, 0.0).sum(dim=1).tolist()
+        labels, lengths = path.labels.cpu(), predictions_len.tolist()
+        return [
+            Hypothesis(score, row[:length].clone(), self.text(tokens), length=length, tokens=tokens)
+            for score, row, length, tokens in zip(scores, labels, lengths, path.tokens(), strict=True)
+        ]
+
+    def _add_timestamps(self, hypotheses: list[Hypothesis], path: GreedyPath, clock: FrameClock | None) -> None:
+        frames = torch.arange(path.labels.shape[1], device=path.labels.device).expand(path.labels.shape)
+        onsets, spoken = _split_rows(frames, path.onsets), _split_rows(frames, path.spoken)
+        for hypothesis, onset, frame in zip(hypotheses, onsets, spoken, strict=True):
+            hypothesis.timestamp = ctc_timestamps(
+                hypothesis.tokens, onset, frame, self.tokenizer, self.punctuation, self.options, clock
+            )
+
+    def _add_log_probs(self, hypotheses: list[Hypothesis], log_probs: Tensor, keep: bool) -> None:
+        if not keep and not self.config.wants_alignments:
+            return
+        for hypothesis, row in zip(hypotheses, log_probs.cpu(), strict=True):
+            own = row[: hypothesis.length].clone()
+            if self.config.wants_alignments:
+                hypothesis.alignments = (own, hypothesis.y_sequence)
+            if keep:
+                hypothesis.y_sequence = own
+                hypothesis.alignments = own if hypothesis.alignments is None else hypothesis.alignments
+
+
+def _config_error(path: str, value: object, rule: str) -> Exception:
+    from nemo_config import ConfigError
+
+    return ConfigError(path, value, rule)

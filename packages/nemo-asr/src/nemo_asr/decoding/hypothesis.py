@@ -1,0 +1,52 @@
+"""What a decoder gives for one utterance. Field names are NVIDIA's, so that scripts which read them keep working."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass
+class Hypothesis:
+    """One reading of one utterance.
+
+    Attributes:
+        score: log-probability; of CTC greedy search the sum over the frames that are not blank, and -1.0
+            where only labels were given.
+        y_sequence: the best class of each frame (T,); where the caller asked for hypotheses, the
+            log-probabilities (T, V) on the CPU, as NVIDIA's `transcribe` gives them.
+        text: what was said.
+        timestamp: empty, or `timestep` (every frame that is not blank) and, as asked for, lists `char`, `word`
+            and `segment` of entries with `start_offset` and `end_offset` in frames, `start` and `end` in seconds.
+        alignments: log-probabilities (T, V), or the pair of them and the best classes (T,) where the config says
+            `preserve_alignments`.
+        frame_confidence: probability that a frame is right, per frame.
+        token_confidence: the same per token.
+        word_confidence: the same per word.
+        length: frames of the encoder.
+        tokens: token ids, repeats and blanks removed.
+    """
+
+    score: float
+    y_sequence: Tensor
+    text: str = ""
+    timestamp: dict[str, list[Any]] | list[int] = field(default_factory=list)
+    alignments: Tensor | tuple[Tensor, Tensor] | None = None
+    frame_confidence: list[float] | None = None
+    token_confidence: list[float] | None = None
+    word_confidence: list[float] | None = None
+    length: int = 0
+    tokens: list[int] = field(default_factory=list)
+
+
+class TranscribedText(str):
+    """A transcript: a plain string, as in NeMo 1, which answers to `.text` as results do since NeMo 2."""
+
+    __slots__ = ()
+
+    @property
+    def text(self) -> str:
+        """The transcript itself."""
+        return str(self)
