@@ -12,10 +12,23 @@ if TYPE_CHECKING:
     from nemo_asr.networks import CtcNetwork
 
 NETWORKS = {
-    "nemo_asr.models.EncDecCTCModel": "nemo_asr.networks.CtcNetwork",
-    "nemo_asr.models.EncDecCTCModelBPE": "nemo_asr.networks.CtcNetwork",
+    "nemo_asr.models.EncDecCTCModel": "CtcNetwork",
+    "nemo_asr.models.EncDecCTCModelBPE": "CtcNetwork",
 }
 """The network inside each trainable model."""
+
+
+def _network_class(target: object, path: str | PathLike[str]) -> type[CtcNetwork]:
+    """The network class for a file's `target`, in our spelling or NVIDIA's."""
+    from nemo_asr import networks
+    from nemo_asr.targets import TARGETS
+    from nemo_config import ConfigError
+
+    for model, network in NETWORKS.items():
+        if target == model or target in TARGETS[model]:
+            return getattr(networks, network)
+    known = ", ".join(model.rpartition(".")[2] for model in NETWORKS)
+    raise ConfigError("target", target, f"is not among the models that can be loaded ({known}); the file is {path}")
 
 
 def load_model(
@@ -35,11 +48,10 @@ def load_model(
     """
     from nemo_archive import open_archive
     from nemo_archive.torch import build_and_load, load_state_dict
-    from nemo_config import resolve_target
 
     with open_archive(path, mmap=mmap) as archive:
         config = archive.config()
-        network_class = resolve_target(_network_name(str(config.get("target")), str(path)))
+        network_class = _network_class(config.get("target"), path)
         artifacts = archive.artifacts()
         state_dict = load_state_dict(archive, mmap=mmap)
     network = build_and_load(

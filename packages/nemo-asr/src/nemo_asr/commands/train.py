@@ -10,22 +10,20 @@ config of your own, NVIDIA's included; `+init_from_nemo_model=base.nemo` starts 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from lightning.pytorch import Callback, Trainer
     from omegaconf import DictConfig
 
 CONFIGS = Path(__file__).parent.parent / "conf"
-ROOT_KEYS = ("name", "model", "trainer", "exp_manager", "seed", "hydra", "defaults")
-INIT_KEYS = ("init_from_nemo_model", "init_from_pretrained_model", "init_from_ptl_ckpt")
 IGNORED_TRAINER_KEYS = frozenset({"amp_backend", "amp_level"})
 """Keys of older Lightning versions that NVIDIA's configs still carry."""
 
 
-def build_trainer(section: Mapping[str, Any]) -> Trainer:
+def build_trainer(section: Mapping[str, Any], callbacks: Sequence[Callback] = ()) -> Trainer:
     """A Lightning trainer of the `trainer` section; `devices: -1` means all there are, on a CPU machine one."""
     import inspect
 
@@ -42,10 +40,10 @@ def build_trainer(section: Mapping[str, Any]) -> Trainer:
         options["devices"] = "auto"
     if options.get("accelerator") in ("cpu", "auto") and not torch.cuda.is_available():
         options["sync_batchnorm"] = False  # batch norm is synchronised between GPUs only
-    return Trainer(**options)
+    return Trainer(**options, callbacks=list(callbacks))
 
 
-def train(config: DictConfig) -> None:
+def train(config: DictConfig, callbacks: Sequence[Callback] = ()) -> None:
     """Trains the model that a whole config describes, then tests it if there is a test set."""
     import lightning.pytorch as lightning
 
@@ -55,7 +53,7 @@ def train(config: DictConfig) -> None:
 
     if config.get("seed") is not None:
         lightning.seed_everything(int(config["seed"]), workers=True)
-    trainer = build_trainer(plain(config.get("trainer") or {}))
+    trainer = build_trainer(plain(config.get("trainer") or {}), callbacks)
     exp_manager(trainer, config.get("exp_manager"))
     model = model_class_for(config.model)(cfg=config.model, trainer=trainer)
     model.maybe_init_from_pretrained_checkpoint(config)

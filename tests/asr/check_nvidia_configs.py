@@ -1,0 +1,153 @@
+"""NVIDIA's own CTC configs, with their values but for sizes and paths: does each build, and train one step?
+
+    python tests/asr/check_nvidia_configs.py NeMo/examples/asr/conf [NAME ...]
+
+The folder is that of a checkout of NVIDIA/NeMo (not distributed here). Not part of the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import lightning.pytorch as lightning
+import numpy as np
+import soundfile
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_asr.commands import tokenizer as tokenizer_command
+from nemo_asr.commands.train import train
+
+SMALL = ["model.encoder.n_layers=2", "model.encoder.d_model=64", "model.encoder.n_heads=4"]
+SPE = ["model.tokenizer.dir={tokenizer}", "model.tokenizer.type=bpe"]
+LANGUAGES = [f"model.tokenizer.langs.{lang}.{key}" for lang in ("en", "es") for key in ("dir={tokenizer}", "type=bpe")]
+NOISE = "model.train_ds.augmentor.rir_noise_aug"
+ROOM = [
+    f"{NOISE}.prob=1.0",
+    f"{NOISE}.rir_manifest_path={{noise}}",
+    f"{NOISE}.rir_tar_filepaths=null",
+    f"{NOISE}.noise_manifest_paths=[{{noise}}]",
+    f"{NOISE}.noise_tar_filepaths=[null]",
+    f"{NOISE}.orig_sample_rate=[16000]",
+    f"{NOISE}.bg_noise_manifest_paths=[{{noise}}]",
+    f"{NOISE}.bg_noise_tar_filepaths=[null]",
+    f"{NOISE}.bg_orig_sample_rate=[16000]",
+    f"{NOISE}.min_snr_db=[0]",
+    f"{NOISE}.max_snr_db=[30]",
+    f"{NOISE}.bg_min_snr_db=[10]",
+    f"{NOISE}.bg_max_snr_db=[40]",
+    "model.train_ds.augmentor.transcode_aug.prob=1.0",
+]
+CONFIGS = {
+    "config": [],
+    "jasper/jasper_10x5dr": [],
+    "quartznet/quartznet_15x5": [],
+    "quartznet/quartznet_15x5_aug": ROOM,
+    "quartznet/quartznet_15x5_ru": [],
+    "quartznet/quartznet_15x5_zh": [],
+    "citrinet/config_bpe": SPE,
+    "citrinet/citrinet_384": SPE,
+    "citrinet/citrinet_512": SPE,
+    "citrinet/citrinet_1024": SPE,
+    "conformer/conformer_ctc_char": SMALL,
+    "conformer/conformer_ctc_bpe": SMALL + SPE,
+    "conformer/multilang/conformer_ctc_bpe_multilang": SMALL + LANGUAGES,
+    "conformer/cache_aware_streaming/conformer_ctc_bpe_streaming": SMALL + SPE,
+    "fastconformer/fast-conformer_ctc_bpe": SMALL + SPE,
+    "fastconformer/long_fastconformer/fast-conformer-long_ctc_bpe": SMALL + SPE,
+    "fastconformer/cache_aware_streaming/fastconformer_ctc_bpe_streaming": SMALL + SPE,
+    "fastconformer/cache_aware_streaming/fastconformer_ctc_char_streaming": SMALL,
+}
+EVERY = [
+    "model.train_ds.manifest_filepath={manifest}",
+    "model.validation_ds.manifest_filepath={manifest}",
+    "model.train_ds.batch_size=2",
+    "model.validation_ds.batch_size=2",
+    "++model.train_ds.num_workers=0",
+    "++model.validation_ds.num_workers=0",
+    "trainer.accelerator=cpu",
+    "trainer.devices=1",
+    "trainer.strategy=auto",
+    "trainer.max_steps=1",
+    "++trainer.enable_progress_bar=false",
+    "exp_manager.exp_dir={run}",
+    "exp_manager.create_checkpoint_callback=false",
+]
+
+
+class StepCount(lightning.Callback):
+    """Remembers the loss of the last step and how many there were."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
+        self.losses.append(float(outputs["loss"] if isinstance(outputs, dict) else outputs))
+
+
+def write_speech(folder: Path, text: str) -> Path:
+    """Four clips of noise with the given text, and their manifest."""
+    folder.mkdir(exist_ok=True)
+    rng, lines = np.random.default_rng(0), []
+    for index in range(4):
+        path = folder / f"{index}.wav"
+        soundfile.write(path, 0.1 * rng.standard_normal(32000), 16000)
+        lines.append({"audio_filepath": str(path), "duration": 2.0, "text": text, "lang": "en", "offset": 0})
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return manifest
+
+
+def load(folder: Path, name: str, values: dict[str, str]) -> DictConfig:
+    overrides = [override.format(**values) for override in [*EVERY, *CONFIGS[name]]]
+    path = folder / f"{name}.yaml"
+    with initialize_config_dir(str(path.parent.resolve()), version_base=None):
+        return compose(path.stem, overrides=overrides)
+
+
+def characters(path: Path) -> str:
+    """A text of the config's own characters."""
+    config = OmegaConf.load(path)
+    labels = config.model.get("labels") or config.get("labels") or list("ab ")
+    return "".join([label for label in labels if label.strip()][:4])
+
+
+def main() -> int:
+    folder, names = Path(sys.argv[1]), sys.argv[2:] or list(CONFIGS)
+    speech = Path(__file__).parents[1] / "data" / "speech"
+    failed = []
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer = Path(scratch) / "tokenizer"
+        manifest = str(speech / "train.jsonl")
+        tokenizer_command.main(["--manifest", manifest, "--out", str(tokenizer), "--vocab-size", "64"])
+        noise = write_speech(Path(scratch) / "noise", "")
+        for name in names:
+            values = {
+                "tokenizer": str(tokenizer),
+                "noise": str(noise),
+                "manifest": str(
+                    write_speech(Path(scratch) / "speech", characters(folder / f"{name}.yaml"))
+                    if "bpe" not in name and "citrinet" not in name
+                    else write_speech(Path(scratch) / "speech", "thank you")
+                ),
+                "run": str(Path(scratch) / "run" / name),
+            }
+            steps = StepCount()
+            try:
+                train(load(folder, name, values), callbacks=[steps])
+                print(f"ok      {name}: loss {steps.losses}", flush=True)
+                if len(steps.losses) != 1:
+                    failed.append(name)
+            except Exception:
+                traceback.print_exc()
+                failed.append(name)
+    print(f"{len(names) - len(failed)} of {len(names)} trained a step; failed: {failed}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
