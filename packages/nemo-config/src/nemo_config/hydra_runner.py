@@ -1,0 +1,227 @@
+"""The decorator that turns a function of a config into a command, on top of `hydra.main`.
+
+    @hydra_runner(config_path="conf", config_name="fastconformer_ctc_bpe")
+    def main(cfg): ...
+
+    python train.py --config-name=other model.optim.lr=0.1 +new.key=1 ++any.key=2 ~model.spec_augment -m seed=1,2
+
+Of Hydra's habits, those that touch the disk and the process are off: no `outputs/`, `.hydra/` or `multirun/` folder, no
+log file, no change of directory, no handlers of its own on the root logger. What Hydra says in a traceback about an
+error of the config becomes one line (`HYDRA_FULL_ERROR=1` brings the traceback back).
+"""
+
+import argparse
+import functools
+import inspect
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nemo_config.resolvers import register_resolvers
+
+Task = Callable[..., Any]
+SCHEMA_NAME, PRIMARY_NAME = "nemo_config_schema", "nemo_config_primary"
+FULL_ERROR = "HYDRA_FULL_ERROR"
+# In front of the user's overrides, so that what is asked for on the command line still wins.
+QUIET_HYDRA = (
+    "hydra.output_subdir=null",
+    "hydra.run.dir=.",
+    "hydra.sweep.subdir=.",
+    "hydra.job.chdir=false",
+    "++hydra.job_logging.root=null",
+    "++hydra.hydra_logging.root=null",
+)
+
+
+class _CommandLine(NamedTuple):
+    config_dir: str  # absolute, or pkg://...
+    config_name: str | None
+    named_by_user: bool  # whether --config-name was given
+    options: list[str]  # of Hydra: -m, --cfg job, ...
+    overrides: list[str]
+
+
+def hydra_runner(
+    config_path: str | None = None, config_name: str | None = None, schema: type | None = None
+) -> Callable[[Task], Task]:
+    """Makes a function of a config callable without one: then the config comes from the command line.
+
+    `main(cfg)` runs the function on `cfg` and returns its result. `main()` reads `sys.argv`: Hydra's options (also as
+    `--config_path` and `--config_name`), overrides `key=value`, `+key=value`, `++key=value`, `~key`, and `-m` to run
+    it once for each combination of comma-separated values.
+
+    Args:
+        config_path: folder of the configs: absolute, `pkg://package.folder`, or relative to the file of the function;
+            by default that file's own folder. `--config-path` on the command line takes its place; if it is
+            relative, the function's folder is tried first and then the current directory.
+        config_name: the YAML file without its extension; `--config-name` takes its place.
+        schema: a dataclass that gives names, types and defaults. With no YAML of this name it is the whole config;
+            with one, the YAML is checked against it. A `--config-name` must then be a file.
+
+    Raises:
+        SystemExit: status 1, for an error in the config: one line with the dotted path, the value and the nearest
+            valid key.
+    """
+
+    def decorate(task: Task) -> Task:
+        @functools.wraps(task)
+        def main(cfg: Any = None) -> Any:
+            if cfg is not None:
+                return task(cfg)
+            return _run(task, config_path, config_name, schema)
+
+        return main
+
+    return decorate
+
+
+def _run(task: Task, config_path: str | None, config_name: str | None, schema: type | None) -> None:
+    from hydra import main as hydra_main
+
+    from nemo_config.hydra_errors import is_about_config, one_line
+
+    register_resolvers()
+    _log_to_the_terminal()
+    command = _command_line(sys.argv[1:], _folder_of(task), config_path, config_name)
+    name = _primary_config(command, schema)
+    wants_traceback = os.environ.get(FULL_ERROR) == "1"
+    with _sweep_folder([*command.options, *command.overrides]) as sweep:
+        argv = [sys.argv[0], *command.options, *QUIET_HYDRA, *sweep, *command.overrides]
+        run = _in_process_of(list(sys.argv), os.environ.get(FULL_ERROR), task, wants_traceback)
+        try:
+            with _replaced(argv, "1"):  # "1": Hydra raises its errors instead of printing them
+                hydra_main(version_base="1.3", config_path=command.config_dir, config_name=name)(run)()
+        except Exception as error:
+            if wants_traceback or not is_about_config(error, composing=True):
+                raise
+            raise SystemExit(one_line(error, command.config_dir, command.config_name)) from error
+
+
+def _in_process_of(argv: list[str], full_error: str | None, task: Task, wants_traceback: bool) -> Task:
+    """The function, run with the user's own `sys.argv` and environment: Lightning starts `sys.argv` again for DDP."""
+
+    @functools.wraps(task)
+    def run(cfg: Any) -> Any:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        from nemo_config.hydra_errors import is_about_config, one_line
+
+        with _replaced(argv, full_error):
+            try:
+                return task(cfg)
+            except Exception as error:
+                single = HydraConfig.get().mode == RunMode.RUN
+                if wants_traceback or not single or not is_about_config(error, composing=False):
+                    raise
+                # SystemExit is no Exception, so Hydra does not put a line of its own before it.
+                raise SystemExit(one_line(error)) from error
+
+    return run
+
+
+@contextmanager
+def _replaced(argv: list[str], full_error: str | None) -> Iterator[None]:
+    before = sys.argv, os.environ.get(FULL_ERROR)
+    _set(argv, full_error)
+    try:
+        yield
+    finally:
+        _set(*before)
+
+
+def _set(argv: list[str], full_error: str | None) -> None:
+    sys.argv = argv
+    if full_error is None:
+        os.environ.pop(FULL_ERROR, None)
+    else:
+        os.environ[FULL_ERROR] = full_error
+
+
+def _folder_of(task: Task) -> Path:
+    """The folder of the file that defines the function; the current one in a notebook."""
+    try:
+        file = Path(inspect.getfile(inspect.unwrap(task)))
+    except TypeError:
+        return Path.cwd()
+    return file.resolve().parent if file.is_file() else Path.cwd()
+
+
+def _command_line(
+    arguments: Sequence[str], folder: Path, config_path: str | None, config_name: str | None
+) -> _CommandLine:
+    """Takes the options that name the config out of the arguments; the rest is Hydra's."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for long, short in (("path", "-cp"), ("name", "-cn"), ("dir", "-cd")):
+        parser.add_argument(f"--config-{long}", f"--config_{long}", short)
+    given, rest = parser.parse_known_args(list(arguments))
+    if given.config_path is not None:
+        found = _config_dir(given.config_path, (folder, Path.cwd()))
+    else:
+        found = _config_dir(config_path or ".", (folder,))
+    # argparse takes positional arguments in one run only: options first, so that `a=1 -m b=2,3` is no error.
+    options = [argument for argument in rest if not _is_override(argument)]
+    if given.config_dir is not None:
+        options += ["--config-dir", given.config_dir]
+    name = given.config_name or config_name
+    return _CommandLine(
+        found,
+        name and name.removesuffix(".yaml"),
+        given.config_name is not None,
+        options,
+        [argument for argument in rest if _is_override(argument)],
+    )
+
+
+def _is_override(argument: str) -> bool:
+    return argument.startswith("~") or ("=" in argument and not argument.startswith("-"))
+
+
+def _config_dir(config_path: str, bases: tuple[Path, ...]) -> str:
+    if config_path.startswith("pkg://"):
+        return config_path
+    candidates = [(base / Path(config_path).expanduser()).resolve() for base in bases]
+    return str(next((candidate for candidate in candidates if candidate.is_dir()), candidates[0]))
+
+
+def _primary_config(command: _CommandLine, schema: type | None) -> str | None:
+    """The name under which Hydra finds the config; a schema is put into its store, below the YAML if there is one."""
+    if schema is None:
+        return command.config_name
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name=SCHEMA_NAME, node=schema)
+    if not _has_yaml(command):
+        return SCHEMA_NAME
+    store.store(name=PRIMARY_NAME, node={"defaults": [SCHEMA_NAME, f"{command.config_name}@_global_", "_self_"]})
+    return PRIMARY_NAME
+
+
+def _has_yaml(command: _CommandLine) -> bool:
+    if command.config_name is None:
+        return False
+    if command.named_by_user or command.config_dir.startswith("pkg://"):
+        return True
+    return Path(command.config_dir, f"{command.config_name}.yaml").is_file()
+
+
+@contextmanager
+def _sweep_folder(arguments: Sequence[str]) -> Iterator[list[str]]:
+    """An override that sends what Hydra writes about a sweep to a folder that is removed afterwards."""
+    if not any(argument in ("-m", "--multirun") or "hydra.mode=" in argument for argument in arguments):
+        yield []
+        return
+    with tempfile.TemporaryDirectory(prefix="nemo_sweep_") as folder:
+        yield [f"hydra.sweep.dir='{folder}'"]
+
+
+def _log_to_the_terminal() -> None:
+    """Log lines from INFO on go to stderr, unless the program has set up its logging."""
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format="[%(levelname)s] %(name)s: %(message)s")
