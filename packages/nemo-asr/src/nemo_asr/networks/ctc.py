@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nemo_asr.decoding.ctc_greedy import CtcGreedyDecoder
+from nemo_asr.decoding.timestamps import FrameClock
 from nemo_asr.text import Tokenizer
 from nemo_asr.text.build import ArtifactFetch, build_tokenizer
 from nemo_asr.text.char import CharTokenizer
@@ -47,6 +48,7 @@ class CtcParts:
     sample_rate: int
     window_stride_s: float
     decoding: Mapping[str, Any]
+    strict: bool
 
 
 def build_ctc_tokenizer(config: Mapping[str, Any], fetch: ArtifactFetch) -> Tokenizer:
@@ -91,6 +93,7 @@ def build_ctc_parts(config: Mapping[str, Any], fetch: ArtifactFetch, *, strict: 
         sample_rate=int(config.get("sample_rate") or config["preprocessor"].get("sample_rate", 16000)),
         window_stride_s=float(config["preprocessor"].get("window_stride", 0.01)),
         decoding=config.get("decoding") or {},
+        strict=strict,
     )
 
 
@@ -120,7 +123,16 @@ class CtcNetwork(nn.Module):
         self.tokenizer = parts.tokenizer
         self.sample_rate = parts.sample_rate
         self.window_stride_s = parts.window_stride_s
-        self.decoding = CtcGreedyDecoder(parts.decoding, parts.tokenizer)
+        self.set_decoding(parts.decoding, strict=parts.strict)
+
+    def set_decoding(self, section: Mapping[str, Any], *, strict: bool) -> None:
+        """Takes a `decoding` section: from now on `self.decoding` turns log-probabilities into text by it."""
+        self.decoding = CtcGreedyDecoder(section, self.tokenizer, strict=strict)
+
+    @property
+    def frame_clock(self) -> FrameClock:
+        """How long an encoder frame lasts."""
+        return FrameClock(self.window_stride_s, int(self.encoder.subsampling_factor))
 
     def forward(
         self,

@@ -1,0 +1,136 @@
+"""EncDecCTCModel and EncDecCTCModelBPE: the CTC network made trainable (NVIDIA's class names, keys and metrics)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig
+from torch import Tensor
+
+from nemo_asr.losses.ctc import CTCLoss
+from nemo_asr.metrics.wer import WER
+from nemo_asr.models.asr_model import ASRModel, Batch
+from nemo_asr.models.inter_ctc import InterCtc
+from nemo_asr.networks.ctc import CtcNetwork, build_ctc_parts
+from nemo_asr.text.build import build_tokenizer
+from nemo_asr.text.char import CharTokenizer
+from nemo_asr.text.tokenizer import Tokenizer
+from nemo_config import instantiate, plain
+
+
+class EncDecCTCModel(CtcNetwork, ASRModel):
+    """A CTC model; its tokenizer, characters or SentencePiece, is what the config says.
+
+    Args:
+        cfg: the `model` section of a config.
+        trainer: the trainer that will fit it, if there is one yet.
+    """
+
+    def __init__(self, cfg: DictConfig | Mapping[str, Any], trainer: Trainer | None = None) -> None:
+        ASRModel.__init__(self, cfg, trainer)
+        config = plain(self.cfg)
+        self.assemble(build_ctc_parts(config, self.artifact, strict=self.strict_config))
+        self.inter_ctc = InterCtc(config.get("interctc"))
+        self._set_loss_and_metric()
+
+    def _set_loss_and_metric(self) -> None:
+        reduction = self.cfg.get("ctc_reduction", "mean_batch")
+        self.loss = CTCLoss(self.tokenizer.vocab_size, zero_infinity=True, reduction=reduction)
+        self.wer = WER(
+            self.decoding,
+            use_cer=self.cfg.get("use_cer", False),
+            log_prediction=self.cfg.get("log_prediction", False),
+        )
+
+    def derived_config(self) -> dict[str, Any]:
+        """What a saved config must say of vocabulary and sizes, for NVIDIA's toolkit to restore it."""
+        vocabulary = list(self.tokenizer.vocabulary)
+        derived: dict[str, Any] = {
+            "decoder.feat_in": self.decoder.feat_in,
+            "decoder.num_classes": len(vocabulary),
+            "decoder.vocabulary": vocabulary,
+        }
+        return derived if self.cfg.get("tokenizer") else {**derived, "labels": vocabulary}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch (signal (B, L), signal_len (B,), transcript (B, U), transcript_len (B,))."""
+        loss, metrics, predictions = self._losses(batch)
+        metrics = {name.removeprefix("val_"): value for name, value in metrics.items()}
+        if (batch_idx + 1) % self.log_every_n_steps == 0:
+            metrics["training_batch_wer"] = self._error_counts(predictions, batch)[0]
+        self.log_step(loss, metrics)
+        return loss
+
+    def validation_pass(self, batch: Batch) -> dict[str, Tensor]:
+        """Metrics of a batch: `val_loss`, and the counts that give `val_wer` over all batches."""
+        loss, metrics, predictions = self._losses(batch)
+        _, errors, words = self._error_counts(predictions, batch)
+        return {**metrics, "val_loss": loss, "val_wer_num": errors, "val_wer_denom": words}
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, Tensor]]:
+        """Loss, the metrics of inner layers, and (log-probabilities, lengths)."""
+        signal, signal_len, transcript, transcript_len = batch
+        with self.inter_ctc.capture(self.encoder) as captured:
+            log_probs, encoded_len, _ = self(input_signal=signal, input_signal_length=signal_len)
+        loss = self.loss(
+            log_probs=log_probs, targets=transcript, input_lengths=encoded_len, target_lengths=transcript_len
+        )
+        loss, metrics = self.inter_ctc.add_losses(loss, captured, self.decoder, self.loss, transcript, transcript_len)
+        return loss, metrics, (log_probs, encoded_len)
+
+    def _error_counts(self, predictions: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Error rate, errors and reference words of a batch."""
+        self.wer.reset()
+        self.wer.update(predictions[0].detach(), predictions[1], batch[2], batch[3])
+        return self.wer.compute()
+
+    def change_vocabulary(self, new_vocabulary: Sequence[str]) -> None:
+        """Replaces the characters, and the decoder by a new one for them; front end and encoder stay."""
+        if list(new_vocabulary) != list(self.tokenizer.vocabulary):
+            self._replace_tokenizer(CharTokenizer(list(new_vocabulary)), {"labels": list(new_vocabulary)})
+
+    def _replace_tokenizer(self, tokenizer: Tokenizer, changes: Mapping[str, Any]) -> None:
+        vocabulary = list(tokenizer.vocabulary)
+        config = {**plain(self.cfg), **changes}
+        config["decoder"] = {**config["decoder"], "num_classes": len(vocabulary), "vocabulary": vocabulary}
+        decoder = instantiate(
+            {**config["decoder"], "feat_in": self.decoder.feat_in}, path="model.decoder", strict=False
+        )
+        self.decoder = decoder.to(next(self.encoder.parameters()).device)
+        self.tokenizer = tokenizer
+        self.cfg = config
+        self.change_decoding_strategy(config.get("decoding"))
+
+    def change_decoding_strategy(self, decoding_cfg: Mapping[str, Any] | None = None) -> None:
+        """Takes another `decoding` section; None keeps the present one."""
+        section = plain(decoding_cfg) if decoding_cfg is not None else plain(self.cfg).get("decoding") or {}
+        self.set_decoding(section, strict=decoding_cfg is not None)
+        self.cfg = {**plain(self.cfg), "decoding": section}
+        self._set_loss_and_metric()
+
+
+class EncDecCTCModelBPE(EncDecCTCModel):
+    """A CTC model on SentencePiece tokens: the name that files and scripts use."""
+
+    def __init__(self, cfg: DictConfig | Mapping[str, Any], trainer: Trainer | None = None) -> None:
+        if not cfg.get("tokenizer"):
+            raise ValueError("model.tokenizer: is missing, and EncDecCTCModelBPE needs one; see nemo-asr tokenizer")
+        super().__init__(cfg, trainer)
+
+    def change_vocabulary(  # type: ignore[override]
+        self, new_tokenizer_dir: str | Mapping[str, Any], new_tokenizer_type: str = "bpe"
+    ) -> None:
+        """Replaces the tokenizer, and the decoder by a new one for it; front end and encoder stay.
+
+        Args:
+            new_tokenizer_dir: folder of a tokenizer, or a whole `tokenizer` section (aggregate tokenizers).
+            new_tokenizer_type: `bpe`, for a folder.
+        """
+        if isinstance(new_tokenizer_dir, Mapping):
+            section = plain(new_tokenizer_dir)
+        else:
+            section = {"dir": str(new_tokenizer_dir), "type": new_tokenizer_type}
+        self.forget_artifacts("tokenizer")
+        self._replace_tokenizer(build_tokenizer(section, self.artifact), {"tokenizer": section})

@@ -1,0 +1,182 @@
+"""EncDecCTCModel as a user meets it: made from a config, trained, saved, restored, changed."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch import Trainer
+from omegaconf import OmegaConf
+
+from nemo_asr import load_model
+from nemo_asr.commands import tokenizer as tokenizer_command
+from nemo_asr.commands.train import CONFIGS, build_trainer, train
+from nemo_asr.models import ASRModel, EncDecCTCModel, EncDecCTCModelBPE
+from nemo_asr.models.family import model_class_for
+from nemo_config import ConfigError
+
+SPEECH = Path(__file__).parents[1] / "data" / "speech"
+TINY = ["model.encoder.n_layers=1", "model.encoder.d_model=32", "model.encoder.n_heads=2"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    manifest = str(SPEECH / "train.jsonl")
+    assert tokenizer_command.main(["--manifest", manifest, "--out", str(folder), "--vocab-size", "64"]) == 0
+    return folder
+
+
+def config_of(name, *overrides):
+    with initialize_config_dir(str(CONFIGS), version_base=None):
+        return compose(name, overrides=list(overrides))
+
+
+def small_bpe(tokenizer, *overrides):
+    return config_of("quickstart", f"model.tokenizer.dir={tokenizer}", *TINY, *overrides)
+
+
+def noise(*lengths):
+    signal = 0.1 * torch.randn(len(lengths), max(lengths), generator=torch.Generator().manual_seed(0))
+    return {"input_signal": signal, "input_signal_length": torch.tensor(lengths)}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_config_makes_the_model_it_names(path, tokenizer):
+    bpe = "tokenizer" in config_of(path.stem).model
+    config = config_of(path.stem, *([f"model.tokenizer.dir={tokenizer}"] if bpe else []))
+    with torch.device("meta"):
+        model = model_class_for(config.model)(cfg=config.model)
+    assert type(model) is (EncDecCTCModelBPE if bpe else EncDecCTCModel)
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    low, high = {
+        "quartznet_15x5": (18.5, 19.5),  # 18.9 M in the paper, table 1
+        "citrinet_512": (36, 37.5),  # 36.3 M in the paper, table 2
+        "conformer_ctc_bpe": (115, 125),
+        "conformer_ctc_char": (25, 32),
+        "fastconformer_ctc_bpe": (112, 118),
+        "fastconformer_ctc_char": (112, 118),
+        "quickstart": (0.9, 1.05),
+    }[path.stem]
+    assert low < millions < high
+
+
+def test_saving_and_restoring_gives_the_same_outputs_without_the_tokenizers_folder(tokenizer, tmp_path):
+    folder = shutil.copytree(tokenizer, tmp_path / "tokenizer")
+    model = EncDecCTCModelBPE(cfg=small_bpe(folder).model).eval()
+    model.save_to(tmp_path / "first.nemo")
+    shutil.rmtree(folder)
+    again = ASRModel.restore_from(tmp_path / "first.nemo", map_location="cpu").eval()
+    (tmp_path / "first.nemo").rename(tmp_path / "moved.nemo")
+    again.save_to(tmp_path / "second.nemo")
+    audio = noise(12000, 9000)
+    with torch.inference_mode():
+        expected = model(**audio)
+        for restored in (again, load_model(tmp_path / "second.nemo")):
+            for one, other in zip(expected, restored(**audio), strict=True):
+                torch.testing.assert_close(one, other, atol=0, rtol=0)
+    assert (tmp_path / "moved.nemo").read_bytes() == (tmp_path / "second.nemo").read_bytes()
+
+
+def test_training_leaves_logs_checkpoints_and_a_file_that_transcribes(tokenizer, tmp_path):
+    overrides = [
+        f"model.train_ds.manifest_filepath={SPEECH / 'heldout_sentences.jsonl'}",
+        f"model.validation_ds.manifest_filepath={SPEECH / 'heldout_sentences.jsonl'}",
+        f"exp_manager.exp_dir={tmp_path}",
+        "trainer.max_epochs=1",
+        "trainer.check_val_every_n_epoch=1",
+        "trainer.accelerator=cpu",
+        "trainer.enable_progress_bar=false",
+    ]
+    train(small_bpe(tokenizer, *overrides))
+    checkpoints = tmp_path / "quickstart" / "checkpoints"
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+    assert list(checkpoints.glob("*-last.ckpt"))
+    network = load_model(checkpoints / "quickstart.nemo")
+    (text,) = network.transcribe(next(SPEECH.rglob("*.flac")), verbose=False)
+    assert isinstance(text, str)
+    restored = EncDecCTCModelBPE.load_from_checkpoint(next(checkpoints.glob("*-last.ckpt")), map_location="cpu")
+    torch.testing.assert_close(
+        restored.state_dict(),
+        ASRModel.restore_from(checkpoints / "quickstart.nemo", map_location="cpu").state_dict(),
+        atol=0,
+        rtol=0,
+    )
+
+
+def test_intermediate_ctc_weighs_the_losses_of_inner_layers(tokenizer):
+    plain_config = small_bpe(tokenizer, "model.encoder.n_layers=2")
+    config = small_bpe(
+        tokenizer, "model.encoder.n_layers=2", "model.interctc.loss_weights=[0.3]", "model.interctc.apply_at_layers=[0]"
+    )
+    torch.manual_seed(0)
+    model = EncDecCTCModelBPE(cfg=plain_config.model).eval()
+    inner = EncDecCTCModelBPE(cfg=config.model).eval()
+    inner.load_state_dict(model.state_dict())
+    audio = noise(12000, 9000)
+    batch = (*audio.values(), torch.tensor([[5, 6, 7], [8, 9, 0]]), torch.tensor([3, 2]))
+    loss, metrics = model.validation_pass(batch)["val_loss"], inner.validation_pass(batch)
+    torch.testing.assert_close(metrics["val_final_loss"], loss)
+    torch.testing.assert_close(metrics["val_loss"], 0.7 * loss + 0.3 * metrics["val_inter_ctc_loss_l0"])
+    assert not torch.equal(metrics["val_inter_ctc_loss_l0"], loss)
+
+
+def test_a_new_vocabulary_replaces_the_head_and_keeps_the_encoder(tokenizer, tmp_path):
+    torch.manual_seed(0)
+    model = EncDecCTCModelBPE(cfg=small_bpe(tokenizer).model)
+    encoder = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    arguments = ["--manifest", str(SPEECH / "train.jsonl"), "--out", str(tmp_path / "other"), "--vocab-size", "48"]
+    assert tokenizer_command.main(arguments) == 0
+    model.change_vocabulary(str(tmp_path / "other"), "bpe")
+    assert model.decoder.num_classes_with_blank == 49
+    torch.testing.assert_close(dict(model.encoder.state_dict()), encoder, atol=0, rtol=0)
+    model.save_to(tmp_path / "changed.nemo")
+    shutil.rmtree(tmp_path / "other")
+    restored = ASRModel.restore_from(tmp_path / "changed.nemo", map_location="cpu")
+    assert restored.tokenizer.vocabulary == model.tokenizer.vocabulary
+    assert len(restored.tokenizer.vocabulary) == 48
+    assert len(restored.artifacts) == 3
+
+
+def test_a_character_model_takes_its_labels_and_can_change_them(tmp_path):
+    config = config_of("fastconformer_ctc_char", *TINY, "model.encoder.subsampling_conv_channels=8")
+    model = EncDecCTCModel(cfg=config.model)
+    assert model.tokenizer.vocabulary == list(config.model.labels)
+    model.change_vocabulary(["a", "b", " "])
+    model.save_to(tmp_path / "abc.nemo")
+    restored = EncDecCTCModel.restore_from(tmp_path / "abc.nemo", map_location="cpu")
+    assert restored.tokenizer.vocabulary == ["a", "b", " "]
+    assert restored.decoder.num_classes_with_blank == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("+model.encoder.n_headz=4", ["model.encoder.n_headz", "n_heads"]),
+        ("model.encoder.n_heads=5", ["model.encoder.n_heads", "5", "32"]),
+        ("model.encoder.d_model=wide", ["model.encoder.d_model", "wide"]),
+        ("+model.otpim.lr=1", ["model.otpim", "optim"]),
+        ("+model.preprocessor.feature=80", ["model.preprocessor.feature", "features"]),
+        ("model.encoder._target_=os.system", ["model.encoder._target_", "os.system"]),
+        ("+model.decoding.strategy=beem", ["model.decoding.strategy", "beem"]),
+    ],
+)
+def test_a_typing_error_names_path_value_and_rule(tokenizer, override, says):
+    with pytest.raises(ConfigError) as error:
+        EncDecCTCModelBPE(cfg=small_bpe(tokenizer, override).model)
+    for word in says:
+        assert word in str(error.value)
+
+
+def test_the_config_that_was_given_is_not_edited(tokenizer):
+    config = small_bpe(tokenizer)
+    before = OmegaConf.to_yaml(config)
+    EncDecCTCModelBPE(cfg=config.model)
+    assert OmegaConf.to_yaml(config) == before
+
+
+def test_the_trainer_section_is_checked():
+    assert isinstance(build_trainer({"devices": -1, "accelerator": "cpu", "logger": False}), Trainer)
+    with pytest.raises(ConfigError, match=r"trainer\.max_epoch\b.*max_epochs"):
+        build_trainer({"max_epoch": 1})
