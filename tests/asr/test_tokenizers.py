@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import yaml
+
 from nemo_asr.text import (
     AggregateTokenizer,
     CharTokenizer,
@@ -242,7 +243,7 @@ def test_build_names_what_is_wrong_in_the_section(section, message, model_bytes)
 
 
 def test_build_without_a_model_file_says_which():
-    with pytest.raises(FileNotFoundError, match="spm/tokenizer.model"):
+    with pytest.raises(FileNotFoundError, match=r"spm/tokenizer\.model"):
         build_tokenizer({"dir": "spm", "type": "bpe"}, fetch_from({}))
 
 
