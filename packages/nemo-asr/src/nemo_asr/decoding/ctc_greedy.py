@@ -106,7 +106,7 @@ def greedy_path(predictions: Tensor, predictions_len: Tensor, blank: int) -> Gre
 def _split_rows(values: Tensor, mask: Tensor) -> list[list[int]]:
     """The masked entries of each row; one transfer to the CPU for the batch."""
     counts: list[int] = mask.sum(dim=1).tolist()
-    return [row.tolist() for row in values[mask].cpu().split(counts)]
+    return [row.tolist() for row in torch.split(values[mask].cpu(), counts)]
 
 
 class CtcGreedyDecoder:

@@ -19,7 +19,7 @@ class CTCLoss(nn.Module):
         num_classes: tokens without blank, thus the id of blank.
         zero_infinity: a target longer than its audio costs 0 instead of infinity, and gives no gradient.
         reduction: `none` (B,); `sum`; `mean`: each loss by its target's length, then the mean; `mean_batch`: mean over
-            the batch; `mean_volume`: sum of the losses by the sum of the target lengths, so that longer ones weigh more.
+            the batch; `mean_volume`: sum of the losses by the sum of the target lengths, so longer ones count more.
     """
 
     def __init__(self, num_classes: int, zero_infinity: bool = False, reduction: str = "mean_batch") -> None:

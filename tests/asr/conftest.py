@@ -1,0 +1,85 @@
+"""Golden cases: a config, its weights, and what NVIDIA's toolkit computed with them, stage by stage."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CTC_CASES = ("quartznet_ctc_char", "fastconformer_ctc_bpe", "conformer_ctc_bpe")
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One golden case, read with nothing but tarfile, yaml and torch."""
+
+    path: Path
+    config: dict[str, Any]
+    state_dict: dict[str, torch.Tensor]
+    io: dict[str, torch.Tensor]
+    meta: dict[str, Any]
+
+    def section(self, name: str) -> dict[str, Any]:
+        """The keywords of a module's constructor: its section without `_target_`."""
+        return {key: value for key, value in self.config[name].items() if key != "_target_"}
+
+    def weights(self, prefix: str) -> dict[str, torch.Tensor]:
+        """The part of the state dict under `prefix`, with the prefix taken off."""
+        start = prefix + "."
+        return {key.removeprefix(start): value for key, value in self.state_dict.items() if key.startswith(start)}
+
+
+@cache
+def read_golden(case: str) -> Golden:
+    folder = GOLDEN / case
+    with tarfile.open(folder / "model.nemo") as archive:
+        config = yaml.safe_load(_member(archive, "model_config.yaml"))
+        weights = torch.load(io.BytesIO(_member(archive, "model_weights.ckpt")), weights_only=True)
+    with np.load(folder / "io.npz") as arrays:
+        tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    return Golden(folder / "model.nemo", config, weights, tensors, meta)
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile("./" + name)
+    assert file is not None
+    return file.read()
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Golden]:
+    """`golden("quartznet_ctc_char")` gives config, state_dict, io (tensors) and meta; treat them as read-only."""
+    return read_golden
+
+
+@pytest.fixture(params=CTC_CASES)
+def ctc_case(request: pytest.FixtureRequest) -> Golden:
+    """Each of the golden CTC cases in turn."""
+    return read_golden(request.param)
+
+
+def assert_equal_when_valid(
+    ours: torch.Tensor, expected: torch.Tensor, lengths: torch.Tensor, tolerance: float
+) -> None:
+    """Compares (B, D, T) tensors inside of the lengths (B,)."""
+    assert ours.shape == expected.shape
+    for row, frames in enumerate(lengths.tolist()):
+        torch.testing.assert_close(ours[row, :, :frames], expected[row, :, :frames], rtol=0, atol=tolerance)
+
+
+@pytest.fixture(scope="session")
+def equal_when_valid() -> Callable[..., None]:
+    """`equal_when_valid(ours, expected, lengths, tolerance)` for (B, D, T) tensors."""
+    return assert_equal_when_valid
