@@ -1,3 +1,16 @@
 """Which class of this package answers to which of NVIDIA's dotted names (first: the one written when saving)."""
 
-TARGETS: dict[str, tuple[str, ...]] = {}
+_NVIDIA = "nemo.collections.asr.modules"
+
+MODULES: dict[str, tuple[str, ...]] = {
+    f"nemo_asr.modules.{name}": (f"{_NVIDIA}.{name}", f"{_NVIDIA}.{file}.{name}", f"nemo.collections.asr.{name}")
+    for name, file in {
+        "AudioToMelSpectrogramPreprocessor": "audio_preprocessing",
+        "ConformerEncoder": "conformer_encoder",
+        "ConvASRDecoder": "conv_asr",
+        "ConvASREncoder": "conv_asr",
+        "SpectrogramAugmentation": "audio_preprocessing",
+    }.items()
+}
+
+TARGETS: dict[str, tuple[str, ...]] = {**MODULES}

@@ -1,0 +1,6 @@
+"""Convolutional recognisers: Jasper (arXiv 1904.03288), QuartzNet (1910.10261), Citrinet (2104.01721)."""
+
+from nemo_asr.modules.jasper.decoder import ConvASRDecoder
+from nemo_asr.modules.jasper.encoder import ConvASREncoder
+
+__all__ = ["ConvASRDecoder", "ConvASREncoder"]
