@@ -13,4 +13,15 @@ MODULES: dict[str, tuple[str, ...]] = {
     }.items()
 }
 
-TARGETS: dict[str, tuple[str, ...]] = {**MODULES}
+_NVIDIA_MODELS = "nemo.collections.asr.models"
+
+MODELS: dict[str, tuple[str, ...]] = {
+    f"nemo_asr.models.{name}": (f"{_NVIDIA_MODELS}.{file}.{name}", f"{_NVIDIA_MODELS}.{name}")
+    for name, file in {
+        "ASRModel": "asr_model",
+        "EncDecCTCModel": "ctc_models",
+        "EncDecCTCModelBPE": "ctc_bpe_models",
+    }.items()
+}
+
+TARGETS: dict[str, tuple[str, ...]] = {**MODULES, **MODELS}

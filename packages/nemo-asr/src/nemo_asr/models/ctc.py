@@ -95,9 +95,8 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
         vocabulary = list(tokenizer.vocabulary)
         config = {**plain(self.cfg), **changes}
         config["decoder"] = {**config["decoder"], "num_classes": len(vocabulary), "vocabulary": vocabulary}
-        decoder = instantiate(
-            {**config["decoder"], "feat_in": self.decoder.feat_in}, path="model.decoder", strict=False
-        )
+        section = {**config["decoder"], "feat_in": self.decoder.feat_in}
+        decoder = instantiate(section, path="model.decoder", strict=False)
         self.decoder = decoder.to(next(self.encoder.parameters()).device)
         self.tokenizer = tokenizer
         self.cfg = config
