@@ -1,0 +1,91 @@
+"""Artifacts: the files that a model carries besides its weights, such as a tokenizer; bytes and a name.
+
+In the config they stand as `nemo:<32 hex digits>_<file name>`, the name of a member. NVIDIA's digits are random; ours
+are a hash of the content, so that equal models give equal bytes. A name that already has digits is kept on saving.
+Before 2021 the config held the path on the training machine, and the member was its last component.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+PREFIX = "nemo:"
+CONFIG = "model_config.yaml"
+WEIGHTS = "model_weights.ckpt"
+
+
+class Artifact(NamedTuple):
+    """One file that belongs to a model.
+
+    Attributes:
+        name: as in the archive, without `nemo:` and `./`; for a file that is not in an archive yet, its file name.
+        data: its content.
+    """
+
+    name: str
+    data: bytes
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Artifact:
+        """Reads a file, once.
+
+        Raises:
+            OSError: if it cannot be read.
+        """
+        with open(path, "rb") as file:  # noqa: PTH123
+            return cls(os.path.basename(os.fspath(path)), file.read())  # noqa: PTH119
+
+    def __repr__(self) -> str:
+        return f"Artifact(name={self.name!r}, {len(self.data)} bytes)"
+
+    @property
+    def archive_name(self) -> str:
+        """The member's name on saving: `<32 hex digits>_<file name>`."""
+        basename = self.name.rsplit("/", 1)[-1]
+        if basename[32:33] == "_" and not basename[:32].strip("0123456789abcdefABCDEF"):
+            return basename
+        import hashlib
+
+        return f"{hashlib.sha256(self.data).hexdigest()[:32]}_{basename}"
+
+    @property
+    def reference(self) -> str:
+        """What the config says: `nemo:<archive_name>`."""
+        return PREFIX + self.archive_name
+
+
+def find_references(config: Any, members: Collection[str]) -> dict[str, str]:
+    """Dotted config path (list indexes included) to member name, for every artifact that the config names.
+
+    A `nemo:` value is always one, whether or not the member exists; any other string only where its last path
+    component is a member, which is how old archives name their artifacts.
+    """
+    found = {}
+    for path, text in _strings(config):
+        if text.startswith(PREFIX):
+            found[path] = _member_part(text.removeprefix(PREFIX))
+        elif (name := _last_component(text)) in members and name not in (CONFIG, WEIGHTS):
+            found[path] = name
+    return found
+
+
+def _member_part(reference: str) -> str:
+    return "/".join(part for part in reference.split("/") if part not in ("", "."))
+
+
+def _last_component(text: str) -> str:
+    return text.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+
+
+def _strings(config: Any) -> Iterator[tuple[str, str]]:
+    """Every string of the config with its dotted path, in the config's order."""
+    stack: list[tuple[str, Any]] = [("", config)]
+    while stack:
+        path, value = stack.pop()
+        if isinstance(value, str):
+            yield path, value
+        elif isinstance(value, dict | list):
+            entries = list(value.items() if isinstance(value, dict) else enumerate(value))
+            stack.extend((f"{path}.{key}" if path else str(key), entry) for key, entry in reversed(entries))

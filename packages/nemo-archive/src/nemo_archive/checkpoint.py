@@ -1,0 +1,172 @@
+"""A torch checkpoint inside an archive, read without torch: which tensors it holds and where their bytes lie.
+
+The bounds of every tensor are checked against its storage here, once, so that numpy.py and torch.py may build views
+without looking again.
+"""
+
+from __future__ import annotations
+
+import sys
+from math import prod
+from typing import Any, NamedTuple
+
+from nemo_archive.safety import ArchiveError, describe_file
+from nemo_archive.sources import Span
+from nemo_archive.torch_zip import looks_like_zip, read_records
+from nemo_archive.unpickler import ITEM_BYTES, StorageRef, StoredTensor, load_pickle
+
+LARGEST_PICKLE = 32 << 20  # bytes; a model of a thousand tensors has 0.2 MB
+_DEEPEST = 50
+_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6, after the protocol
+
+
+class TensorInfo(NamedTuple):
+    """One tensor of a checkpoint.
+
+    Attributes:
+        name: its key in the state dict; keys of nested dicts are joined by dots.
+        shape: number of entries along each axis.
+        strides: distance of neighbours along each axis, in elements.
+        dtype: torch's name without `torch.`, e.g. `float32`, `bfloat16`.
+        storage: key of the storage; tensors with equal keys share memory.
+        offset: its first element within the storage, in elements.
+        file_offset: its first byte, counted like Member.offset.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+    storage: str
+    offset: int
+    file_offset: int
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements, without gaps and repetitions that the strides make."""
+        return self.numel * ITEM_BYTES[self.dtype]
+
+
+class Storage(NamedTuple):
+    """The raw bytes that one or several tensors look at; `offset` counts from the start of the checkpoint."""
+
+    key: str
+    offset: int
+    nbytes: int
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        content: the structure as saved, with StoredTensor in the place of tensors.
+        tensors: by name, in file order.
+        storages: by key.
+        span: the bytes of the checkpoint.
+    """
+
+    content: Any
+    tensors: dict[str, TensorInfo]
+    storages: dict[str, Storage]
+    span: Span
+
+
+def is_legacy(span: Span) -> bool:
+    """Whether this is a checkpoint of torch before 1.6: a bare pickle stream, no zip file."""
+    return span.read(2, min(len(_LEGACY_MAGIC), max(0, span.size - 2))) == _LEGACY_MAGIC
+
+
+def read_checkpoint(span: Span) -> Checkpoint:
+    """Reads the structure and the places; not one element.
+
+    Raises:
+        ArchiveError: if it is no zip checkpoint of torch, damaged, or holds more than weights.
+    """
+    if not looks_like_zip(span):
+        if is_legacy(span):
+            raise span.error("a checkpoint of torch before 1.6: only nemo_archive.torch.load_state_dict can read it")
+        head = span.read(0, min(span.size, 512))
+        raise span.error(f"is no torch checkpoint but {describe_file(head, span.size)}")
+    records = read_records(span)
+    if "constants.pkl" in records:
+        raise span.error("a TorchScript program, not weights")
+    if "data.pkl" not in records:
+        raise span.error("no torch checkpoint: the zip file has no data.pkl")
+    order = records.get("byteorder")
+    if order is not None and span.read(order.offset, min(order.size, 16)) != sys.byteorder.encode():
+        raise span.error(f"its byte order is not this machine's ({sys.byteorder})")
+    pickle = records["data.pkl"]
+    if pickle.size > LARGEST_PICKLE:
+        raise span.error(f"a data.pkl of {pickle.size} bytes is refused (at most {LARGEST_PICKLE})")
+    try:
+        content = load_pickle(span.read(pickle.offset, pickle.size))
+        found = _flatten(content, pickle.size)
+    except ArchiveError as error:
+        raise span.error(error.rule) from None
+    storages: dict[str, Storage] = {}
+    tensors = {}
+    for name, tensor in found.items():
+        storage = _storage(span, records, storages, tensor.storage)
+        tensors[name] = _checked(span, name, tensor, storage)
+    return Checkpoint(content, tensors, storages, span)
+
+
+def _flatten(content: Any, budget: int) -> dict[str, StoredTensor]:
+    """Tensors by dotted name. `budget` bounds the walk: shared containers could make it exponential."""
+    found: dict[str, StoredTensor] = {}
+    stack: list[tuple[str, Any, int]] = [("", content, 0)]
+    while stack:
+        name, value, depth = stack.pop()
+        budget -= 1
+        if budget < 0 or depth > _DEEPEST:
+            raise ArchiveError("the pickle holds itself, or is nested absurdly deep")
+        if isinstance(value, StoredTensor):
+            if name in found:
+                raise ArchiveError(f"two tensors are named {name!r:.100}")
+            found[name] = value
+        elif isinstance(value, dict | list | tuple):
+            entries = list(value.items() if isinstance(value, dict) else enumerate(value))
+            stack.extend((f"{name}.{key}" if name else str(key), item, depth + 1) for key, item in reversed(entries))
+    return found
+
+
+def _storage(span: Span, records: dict[str, Any], known: dict[str, Storage], ref: StorageRef) -> Storage:
+    nbytes = ref.numel * ITEM_BYTES[ref.dtype or "uint8"]
+    if ref.key in known:
+        if known[ref.key].nbytes != nbytes:
+            raise span.error(f"storage {ref.key!r} has two sizes")
+        return known[ref.key]
+    record = records.get(f"data/{ref.key}")
+    if record is None:
+        raise span.error(f"storage {ref.key!r:.60} is missing")
+    if record.size != nbytes:
+        raise span.error(f"storage {ref.key!r} has {record.size} bytes where {nbytes} belong")
+    known[ref.key] = Storage(ref.key, record.offset, nbytes)
+    return known[ref.key]
+
+
+def _checked(span: Span, name: str, tensor: StoredTensor, storage: Storage) -> TensorInfo:
+    item = ITEM_BYTES[tensor.dtype]
+    if len(tensor.shape) != len(tensor.strides) or len(tensor.shape) > 64:
+        raise span.error(f"tensor {name!r:.100}: {len(tensor.shape)} axes and {len(tensor.strides)} strides")
+    if 0 in tensor.shape:
+        reach = 0
+    else:
+        steps = zip(tensor.shape, tensor.strides, strict=True)
+        reach = tensor.offset + 1 + sum((size - 1) * stride for size, stride in steps)
+    if reach * item > storage.nbytes or tensor.offset * item > storage.nbytes or prod(tensor.shape) >= 2**62:
+        raise span.error(f"tensor {name!r:.100} reaches beyond its storage")
+    return TensorInfo(
+        name,
+        tensor.shape,
+        tensor.strides,
+        tensor.dtype,
+        storage.key,
+        tensor.offset,
+        span.offset + storage.offset + tensor.offset * item,
+    )

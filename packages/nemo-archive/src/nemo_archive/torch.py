@@ -1,0 +1,202 @@
+"""Weights as torch tensors, and saving a model (`pip install nemo-archive[torch]`).
+
+The tensors that `load_state_dict` gives lie in a private, copy-on-write map of the `.nemo` file: loading touches no
+weight, several processes share the pages, and whoever writes to a tensor (an optimizer, say) gets its own copy of the
+page. The file is never changed through them. `build_and_load` puts them into a module without copying.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from nemo_archive.artifacts import WEIGHTS, Artifact
+from nemo_archive.checkpoint import Checkpoint, Storage, is_legacy
+from nemo_archive.module_loading import StateDictError, build_and_load, skip_init
+from nemo_archive.reader import Archive, open_archive
+from nemo_archive.sources import Span
+from nemo_archive.unpickler import ITEM_BYTES, DType, StoredTensor
+from nemo_archive.writer import ArchiveWriter
+
+__all__ = ["StateDictError", "build_and_load", "load_state_dict", "save_archive", "skip_init"]
+
+NEMO_VERSION = "3.0.0"  # the toolkit whose format is written
+SMALL = 1 << 20  # bytes; a checkpoint below this is copied, which costs less than a map
+
+
+def load_state_dict(
+    archive: Archive | str | os.PathLike[str],
+    *,
+    mmap: bool = True,
+    map_location: str | torch.device | None = "cpu",
+    member: str = WEIGHTS,
+) -> OrderedDict[str, Tensor]:
+    """The state dict of an archive, as `torch.load(weights_only=True)` would give it, `_metadata` included.
+
+    Every call gives tensors of their own. Tensors that share a storage in the file share memory. The map lives as
+    long as the tensors. While they live, the file may be replaced by renaming another over it, but must not be
+    overwritten in place: the weights would change, or, if it becomes shorter, the process may die (SIGBUS).
+
+    Args:
+        archive: an open archive, or a path.
+        mmap: False reads a copy. gzip archives and checkpoints below 1 MiB are copied in any case.
+        map_location: the device of the tensors; None is the CPU.
+        member: the checkpoint in the archive.
+
+    Raises:
+        ArchiveError: if it is no sound checkpoint, or holds more than weights.
+    """
+    if not isinstance(archive, Archive):
+        with open_archive(archive, mmap=mmap) as opened:
+            return load_state_dict(opened, mmap=mmap, map_location=map_location, member=member)
+    span = archive.span(member)
+    device = torch.device(map_location or "cpu")
+    if is_legacy(span):
+        return _as_state_dict(_load_legacy(span, device), span)
+    checkpoint = archive.checkpoint(member)
+    builder = _TensorBuilder(checkpoint, device, mmap=mmap and span.size >= SMALL)
+    return _as_state_dict(builder.build(checkpoint.content), span)
+
+
+def _as_state_dict(content: Any, span: Span) -> OrderedDict[str, Tensor]:
+    if isinstance(content, OrderedDict):
+        return content
+    if isinstance(content, dict):
+        return OrderedDict(content)
+    raise span.error(f"holds a {type(content).__name__} where a state dict is expected")
+
+
+def _load_legacy(span: Span, device: torch.device) -> Any:
+    try:
+        return torch.load(io.BytesIO(span.read(0, span.size)), map_location=device, weights_only=True)
+    except Exception as error:  # torch's unpickler raises many kinds on damaged or unsafe input
+        raise span.error(f"an old torch checkpoint that cannot be loaded safely: {str(error)[:300]}") from None
+
+
+class _TensorBuilder:
+    """Makes tensors of the descriptions in a checkpoint; one memory per storage."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, *, mmap: bool) -> None:
+        self._checkpoint, self._device = checkpoint, device
+        self._map = checkpoint.span.source.private_map() if mmap else None
+        self._memory: dict[str, torch.UntypedStorage] = {}
+        self._built: dict[int, Any] = {}  # by id: what the file refers to twice is one object here, too
+
+    def build(self, value: Any) -> Any:
+        if isinstance(value, StoredTensor | dict | list):
+            if id(value) not in self._built:
+                self._built[id(value)] = self._build_new(value)
+            return self._built[id(value)]
+        if isinstance(value, DType):
+            return getattr(torch, value.name)
+        if isinstance(value, tuple):
+            return tuple(self.build(entry) for entry in value)
+        return value
+
+    def _build_new(self, value: StoredTensor | dict[Any, Any] | list[Any]) -> Any:
+        if isinstance(value, StoredTensor):
+            return self._tensor(value)
+        if isinstance(value, list):
+            return [self.build(entry) for entry in value]
+        items = ((key, self.build(entry)) for key, entry in value.items())
+        if not isinstance(value, OrderedDict):
+            return dict(items)
+        ordered: Any = OrderedDict(items)
+        if hasattr(value, "_metadata"):
+            ordered._metadata = deepcopy(value._metadata)
+        return ordered
+
+    def _tensor(self, stored: StoredTensor) -> Tensor:
+        memory = self._storage(self._checkpoint.storages[stored.storage.key], ITEM_BYTES[stored.dtype])
+        tensor = torch.empty(0, dtype=getattr(torch, stored.dtype), device=self._device)
+        tensor.set_(memory, stored.offset, stored.shape, stored.strides)
+        if stored.is_parameter:
+            return torch.nn.Parameter(tensor, requires_grad=stored.requires_grad)
+        return tensor
+
+    def _storage(self, storage: Storage, item_bytes: int) -> torch.UntypedStorage:
+        if storage.key not in self._memory:
+            self._memory[storage.key] = self._bytes(storage, item_bytes).to(self._device).untyped_storage()
+        return self._memory[storage.key]
+
+    def _bytes(self, storage: Storage, item_bytes: int) -> Tensor:
+        """The storage as a (nbytes,) tensor of uint8 on the CPU."""
+        if storage.nbytes == 0:
+            return torch.empty(0, dtype=torch.uint8)
+        span = self._checkpoint.span
+        start = span.offset + storage.offset
+        if self._map is not None and start % item_bytes == 0:
+            return torch.frombuffer(self._map, dtype=torch.uint8, count=storage.nbytes, offset=start)
+        return torch.frombuffer(bytearray(span.view(storage.offset, storage.nbytes)), dtype=torch.uint8)
+
+
+def save_archive(
+    path: str | os.PathLike[str],
+    config: Mapping[str, Any],
+    state_dict: Mapping[str, Any],
+    artifacts: Iterable[Artifact] = (),
+) -> None:
+    """Writes a `.nemo` file that NVIDIA's toolkit 3.0.0 restores, if the config is one that it understands.
+
+    The weights go straight into the file, one storage after the other; those on a GPU are first copied to the CPU.
+    Equal content gives equal bytes. The file appears, or replaces an older one, only when it is complete and on the
+    disk; models that still map the older one keep it.
+
+    Args:
+        path: the `.nemo` file.
+        config: plain dicts, lists and scalars; artifacts stand in it as `artifact.reference`. `nemo_version` is added
+            where it is missing.
+        state_dict: tensors by name, such as `module.state_dict()`.
+        artifacts: the files that belong to the model.
+
+    Raises:
+        ArchiveError: if the config holds something that YAML has no plain type for, or two artifacts collide.
+        OSError: if the file cannot be written; what was there before is unchanged.
+    """
+    weights = _for_saving(state_dict)
+
+    def write_weights(file: BinaryIO) -> None:
+        torch.save(weights, file)
+
+    with ArchiveWriter(path) as writer:
+        writer.add_config({**config} if "nemo_version" in config else {**config, "nemo_version": NEMO_VERSION})
+        for artifact in artifacts:
+            writer.add_artifact(artifact)
+        writer.add_stream(WEIGHTS, write_weights)
+
+
+def _for_saving(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    """Plain tensors on the CPU. Equal strings become one object, since pickle writes a repeated object as a number."""
+    moved: dict[int, torch.UntypedStorage] = {}
+    weights = OrderedDict(
+        (sys.intern(name), _plain_tensor(value, moved) if isinstance(value, Tensor) else value)
+        for name, value in state_dict.items()
+    )
+    metadata = getattr(state_dict, "_metadata", None)
+    if metadata is not None:
+        weights._metadata = OrderedDict(  # type: ignore[attr-defined]
+            (sys.intern(name), {sys.intern(key): value for key, value in entry.items()})
+            for name, entry in metadata.items()
+        )
+    return weights
+
+
+def _plain_tensor(value: Tensor, moved: dict[int, torch.UntypedStorage]) -> Tensor:
+    """The tensor without gradient, on the CPU; those that share a storage still do."""
+    value = value.detach().resolve_conj().resolve_neg()
+    if value.device.type == "cpu":
+        return value
+    storage = value.untyped_storage()
+    if storage._cdata not in moved:
+        moved[storage._cdata] = storage.cpu()  # type: ignore[no-untyped-call]
+    tensor = torch.empty(0, dtype=value.dtype)
+    tensor.set_(moved[storage._cdata], value.storage_offset(), value.shape, value.stride())
+    return tensor

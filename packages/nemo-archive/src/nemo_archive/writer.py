@@ -1,0 +1,196 @@
+"""Writing a `.nemo` archive: the same content gives the same bytes, and a failure leaves what was there before.
+
+Layout as NVIDIA's toolkit writes it: a `.` folder entry, then `./`-prefixed members; artifacts and others by name,
+model_config.yaml, and what is streamed (the weights) last. Times are 0, owners root. The file grows under a temporary
+name beside the target, is flushed to the disk and renamed over it, so that a reader, or a model that still maps the
+old file, never sees a half-written one.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, BinaryIO, cast
+
+from nemo_archive.artifacts import CONFIG, Artifact
+from nemo_archive.safety import ArchiveError, member_name
+from nemo_archive.tar_index import BLOCK
+
+_RECORD = 20 * BLOCK  # tar files end on a multiple of this
+_LARGEST_OCTAL = 8 << 30
+
+
+class ArchiveWriter:
+    """Collects the members and writes the archive when the `with` block ends without an exception.
+
+        with ArchiveWriter("model.nemo") as writer:
+            writer.add_config({"target": ..., "tokenizer": {"model_path": artifact.reference}})
+            writer.add_artifact(artifact)
+            writer.add_stream("model_weights.ckpt", lambda file: torch.save(state_dict, file))
+
+    A link as target is followed, the permissions of a file that is replaced are kept.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._members: dict[str, bytes] = {}
+        self._streams: dict[str, Callable[[BinaryIO], object]] = {}
+
+    def add_config(self, config: Mapping[str, Any]) -> None:
+        """model_config.yaml, in the given order of keys.
+
+        Raises:
+            ArchiveError: if it holds a value that YAML has no plain type for.
+        """
+        from nemo_archive.yaml_config import write_config
+
+        try:
+            self.add_member(CONFIG, write_config(config))
+        except ArchiveError as error:
+            raise ArchiveError(error.rule, path=self.path, member=CONFIG) from None
+
+    def add_artifact(self, artifact: Artifact) -> str:
+        """Adds an artifact (equal ones once) under `artifact.archive_name`; returns what the config is to say."""
+        name = artifact.archive_name
+        if self._members.get(name) != artifact.data:
+            self.add_member(name, artifact.data)
+        return artifact.reference
+
+    def add_member(self, name: str, data: bytes) -> None:
+        """Adds a member whose content is in memory.
+
+        Raises:
+            ArchiveError: if the name is taken, absolute or climbs with `..`.
+        """
+        self._members[self._free(name)] = data
+
+    def add_stream(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+        """Adds a member that `write(file)` writes piece by piece when the archive is written.
+
+        Raises:
+            ArchiveError: as add_member.
+        """
+        self._streams[self._free(name)] = write
+
+    def _free(self, name: str) -> str:
+        normal = member_name(name, self.path)
+        if not normal:
+            raise ArchiveError("a member needs a name", path=self.path)
+        if normal in self._members or normal in self._streams:
+            raise ArchiveError("is there already, with other content", path=self.path, member=normal)
+        return normal
+
+    def __enter__(self) -> ArchiveWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._commit()
+
+    def _commit(self) -> None:
+        target = os.path.realpath(self.path)
+        folder, base = os.path.split(target)
+        temporary = os.path.join(folder, f".{base[:200]}.{os.urandom(6).hex()}.tmp")  # noqa: PTH118
+        # Opened by hand: the mode follows the umask, which no other thread's setting of it can disturb.
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            with open(handle, "wb", buffering=1 << 16) as file:  # noqa: PTH123
+                self._write(file)
+                file.flush()
+                _keep_permissions(target, file.fileno())
+                os.fsync(file.fileno())
+            os.replace(temporary, target)  # noqa: PTH105
+        except BaseException:
+            os.unlink(temporary)  # noqa: PTH108
+            raise
+        _sync_folder(folder)
+
+    def _write(self, file: BinaryIO) -> None:
+        file.write(_header("./", 0, folder=True))
+        for name in sorted(self._members, key=lambda name: (name == CONFIG, name)):
+            data = self._members[name]
+            file.write(_header(f"./{name}", len(data)))
+            file.write(data)
+            _pad(file, BLOCK)
+        for name in sorted(self._streams):
+            _write_stream(file, f"./{name}", self._streams[name])
+        file.write(bytes(2 * BLOCK))
+        _pad(file, _RECORD)
+
+
+class _Counting(io.RawIOBase):
+    """The file that a stream's writer sees: it can only append."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self._file, self.count = file, 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        self._file.write(data)
+        self.count += size
+        return size
+
+    def tell(self) -> int:
+        return self.count
+
+
+def _write_stream(file: BinaryIO, name: str, write: Callable[[BinaryIO], object]) -> None:
+    """The size is known only afterwards, so the header is written last, into the room kept for it."""
+    start = file.tell()
+    room = len(_header(name, 0))
+    file.write(bytes(room))
+    counting = _Counting(file)
+    write(cast(BinaryIO, counting))
+    end = start + room + counting.count
+    header = _header(name, counting.count)
+    if len(header) != room:
+        raise ArchiveError("its name is too long for a member of over 8 GiB", member=name)
+    file.seek(start)
+    file.write(header)
+    file.seek(end)
+    _pad(file, BLOCK)
+
+
+def _header(name: str, size: int, *, folder: bool = False) -> bytes:
+    import tarfile
+
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = size, 0, 0o755 if folder else 0o644
+    info.type = tarfile.DIRTYPE if folder else tarfile.REGTYPE
+    info.uname = info.gname = "root"
+    # Either form of a large size is read everywhere; GNU's needs no second header, for which no room was kept.
+    return info.tobuf(tarfile.GNU_FORMAT if size >= _LARGEST_OCTAL else tarfile.PAX_FORMAT)
+
+
+def _pad(file: BinaryIO, multiple: int) -> None:
+    file.write(bytes(-file.tell() % multiple))
+
+
+def _keep_permissions(target: str, descriptor: int) -> None:
+    try:
+        mode = os.stat(target).st_mode & 0o7777  # noqa: PTH116
+    except FileNotFoundError:
+        return
+    if hasattr(os, "fchmod"):
+        os.fchmod(descriptor, mode)
+
+
+def _sync_folder(folder: str) -> None:
+    """Makes the rename itself last through a power cut, where the system can."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems refuse
+        pass
+    finally:
+        os.close(descriptor)
