@@ -53,9 +53,8 @@ class ASRModel(NemoModel):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Metrics of a validation batch."""
-        return self.collect_validation(self.validation_pass(batch), dataloader_idx)
+        return self.validation_pass(batch)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Metrics of a test batch."""
-        metrics = self.validation_pass(batch)
-        return self.collect_test({n.replace("val_", "test_", 1): v for n, v in metrics.items()}, dataloader_idx)
+        return {name.replace("val_", "test_", 1): value for name, value in self.validation_pass(batch).items()}

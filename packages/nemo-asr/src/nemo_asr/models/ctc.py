@@ -131,5 +131,5 @@ class EncDecCTCModelBPE(EncDecCTCModel):
             section = plain(new_tokenizer_dir)
         else:
             section = {"dir": str(new_tokenizer_dir), "type": new_tokenizer_type}
-        self.forget_artifacts("tokenizer")
+        self.artifact_store.forget("tokenizer")
         self._replace_tokenizer(build_tokenizer(section, self.artifact), {"tokenizer": section})

@@ -164,6 +164,15 @@ class CtcNetwork(nn.Module):
         log_probs = self.decoder(encoder_output=encoded)
         return log_probs, encoded_len, torch.argmax(log_probs, dim=-1)
 
+    def decode(
+        self, encoded: Tensor, encoded_len: Tensor, *, timestamps: bool | None, keep_log_probs: bool
+    ) -> list[Hypothesis]:
+        """Hypotheses of encoder outputs (B, D, T) with their lengths (B,)."""
+        log_probs = self.decoder(encoder_output=encoded)
+        return self.decoding(
+            log_probs, encoded_len, timestamps=timestamps, keep_log_probs=keep_log_probs, clock=self.frame_clock
+        )
+
     def transcribe(self, audio: Any, **options: Any) -> list[str] | list[Hypothesis]:
         """Text, or hypotheses, of audio; see `nemo_asr.transcription.transcribe`."""
         return transcribe(self, audio, **options)
