@@ -1,0 +1,57 @@
+"""Conformer convolution: pointwise-GLU, depthwise, norm, Swish, pointwise (arXiv 2005.08100).
+
+B batch, T frames, D width
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nemo_asr.modules.conformer.norms import build_norm
+
+
+class ConformerConvolution(nn.Module):
+    """Mixes frames within `padding` of each other.
+
+    Args:
+        d_model: width D.
+        padding: frames of zeros before and after; the kernel is as long as both and the frame itself.
+        norm_type: batch_norm, layer_norm, instance_norm, fused_batch_norm or group_norm<groups>.
+        use_bias: whether the convolutions have one.
+    """
+
+    def __init__(
+        self, d_model: int, padding: tuple[int, int], *, norm_type: str = "batch_norm", use_bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.padding = padding
+        self.pointwise_conv1 = nn.Conv1d(d_model, 2 * d_model, 1, bias=use_bias)
+        self.depthwise_conv = nn.Conv1d(d_model, d_model, sum(padding) + 1, groups=d_model, bias=use_bias)
+        self.batch_norm = build_norm(norm_type, d_model)
+        self.pointwise_conv2 = nn.Conv1d(d_model, d_model, 1, bias=use_bias)
+
+    def forward(self, x: Tensor, padded: Tensor) -> Tensor:
+        """Mixes x (B, T, D) along time; frames where padded (B, T) is true contribute nothing."""
+        x = F.glu(_pointwise(self.pointwise_conv1, x), dim=2).masked_fill_(padded.unsqueeze(2), 0.0)
+        x = F.silu(self.batch_norm(self._depthwise(x)))
+        return _pointwise(self.pointwise_conv2, x)
+
+    def _depthwise(self, x: Tensor) -> Tensor:
+        # (B, T, D) is (B, D, 1, T) with channels last: nothing is transposed, and on a CPU it is up to twice as fast
+        left, right = self.padding
+        if left != right:
+            x, left = F.pad(x, (0, 0, left, right)), 0
+        conv = self.depthwise_conv
+        mixed = F.conv2d(
+            x.unsqueeze(1).permute(0, 3, 1, 2),
+            conv.weight.unsqueeze(2),
+            conv.bias,
+            padding=(0, left),
+            groups=conv.groups,
+        )
+        return mixed.permute(0, 2, 3, 1).squeeze(1)
+
+
+def _pointwise(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    return F.linear(x, conv.weight.squeeze(2), conv.bias)
