@@ -25,7 +25,7 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError
 
-from nemo_config.errors import ABSENT, LISTED_KEYS, ConfigError, missing_value, nearest, unknown_key
+from nemo_config.errors import ABSENT, LISTED_KEYS, ConfigError, join, missing_value, nearest, unknown_key
 
 TYPE_OF_NODE = {
     "IntegerNode": "an int",
@@ -50,11 +50,11 @@ def is_about_config(error: Exception, *, composing: bool) -> bool:
 def one_line(error: Exception, config_dir: str = "", config_name: str | None = None) -> str:
     """The sentence for an error of which `is_about_config` is true."""
     if isinstance(error, OmegaConfBaseException):
-        message = f"{_of_omegaconf(error, ABSENT)}{_place(error)}"
+        message = f"{_of_omegaconf(error, said='is read, but')}{_place(error)}"
     elif isinstance(error, MissingConfigException):
         message = str(_of_missing_file(error, config_dir, config_name))
     elif isinstance(error, HydraException):
-        message = str(_of_hydra(error))
+        message = f"{_of_hydra(error)}{_file(error)}"
     else:
         message = str(error)
     return " ".join(message.split())
@@ -66,31 +66,44 @@ def _place(error: Exception) -> str:
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
-def _of_omegaconf(error: OmegaConfBaseException, value: object, typed: str = "") -> ConfigError:
+def _file(error: Exception) -> str:
+    """Which file of the config Hydra was composing, where it says so."""
+    composed = re.match(r"In '(.+?)': \w+ raised while composing", str(error))
+    return f" (in {composed[1]}.yaml)" if composed else ""
+
+
+def _of_omegaconf(
+    error: OmegaConfBaseException, value: object = ABSENT, typed: str = "", said: str = "is given, but"
+) -> ConfigError:
     """`value` and `typed` are what an override gave, and its full key, if the error is about one."""
     path = error.full_key or ""
     if isinstance(error, MissingMandatoryValue):
         return missing_value(path)
     if isinstance(error, (ConfigAttributeError, ConfigKeyError)) and isinstance(error.parent_node, DictConfig):
-        return _of_unknown_key(path, value, error.parent_node, typed or path)
+        return _of_unknown_key(path, value, error.parent_node, typed or path, said)
     kind = TYPE_OF_NODE.get(type(error.child_node).__name__)
     if isinstance(error, ValidationError) and kind is not None:
         return ConfigError(path, error.value, f"must be {kind}")
     return ConfigError(path, ABSENT, _first_line(error))
 
 
-def _of_unknown_key(path: str, value: object, parent: DictConfig, typed: str) -> ConfigError:
+def _of_unknown_key(path: str, value: object, parent: DictConfig, typed: str, said: str) -> ConfigError:
+    """`typed` is the whole key of the override, of which `path` is the part that leads out of the config."""
     above, _, key = path.rpartition(".")
-    elsewhere = [known for known in _dotted_paths(parent._get_root()) if known.endswith("." + typed)]
+    known = _dotted_paths(parent._get_root())
+    elsewhere = [candidate for candidate in known if candidate.endswith("." + typed)]
     if elsewhere:
-        found = min(elsewhere, key=lambda known: known.count("."))
-        said = "is not in the config" if value is ABSENT else "is given, but the config has no such key"
-        return ConfigError(typed, value, f"{said}; nearest valid key: {found}")
-    siblings = [str(name) for name in parent if not (name == "hydra" and not above)]
-    error = unknown_key(above, key, value, siblings, above or "the config")
-    if value is ABSENT:
-        return ConfigError(error.path, ABSENT, error.rule.replace("is given, but", "is read, but"))
-    return ConfigError(typed, value, error.rule)
+        found = min(elsewhere, key=lambda candidate: candidate.count("."))
+        return ConfigError(typed, value, f"{said} the config has no such key; nearest valid key: {found}")
+    siblings = [str(name) for name in parent if above or name != "hydra"]
+    near = join(above, nearest(key, siblings) or key)
+    if near + typed.removeprefix(path) in known:
+        near += typed.removeprefix(path)
+    if near in known:
+        owner = above or "the config"
+        return ConfigError(typed, value, f"{said} {owner} has no such key; nearest valid key: {near}")
+    rule = unknown_key(above, key, value, siblings, above or "the config").rule
+    return ConfigError(typed, value, rule.replace("is given, but", said, 1))
 
 
 def _dotted_paths(node: Any) -> list[str]:

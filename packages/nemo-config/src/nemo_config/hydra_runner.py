@@ -58,7 +58,7 @@ def hydra_runner(
     Args:
         config_path: folder of the configs: absolute, `pkg://package.folder`, or relative to the file of the function;
             by default that file's own folder. `--config-path` on the command line takes its place; if it is
-            relative, the function's folder is tried first and then the current directory.
+            relative, it is looked for below the function's folder first and then below the current directory.
         config_name: the YAML file without its extension; `--config-name` takes its place.
         schema: a dataclass that gives names, types and defaults. With no YAML of this name it is the whole config;
             with one, the YAML is checked against it. A `--config-name` must then be a file.
@@ -91,7 +91,7 @@ def _run(task: Task, config_path: str | None, config_name: str | None, schema: t
     name = _primary_config(command, schema)
     wants_traceback = os.environ.get(FULL_ERROR) == "1"
     with _sweep_folder([*command.options, *command.overrides]) as sweep:
-        argv = [sys.argv[0], *command.options, *QUIET_HYDRA, *sweep, *command.overrides]
+        argv = [sys.argv[0], *command.options, "--", *QUIET_HYDRA, *sweep, *command.overrides]
         run = _in_process_of(list(sys.argv), os.environ.get(FULL_ERROR), task, wants_traceback)
         try:
             with _replaced(argv, "1"):  # "1": Hydra raises its errors instead of printing them
@@ -160,18 +160,16 @@ def _command_line(
     for long, short in (("path", "-cp"), ("name", "-cn"), ("dir", "-cd")):
         parser.add_argument(f"--config-{long}", f"--config_{long}", short)
     given, rest = parser.parse_known_args(list(arguments))
-    if given.config_path is not None:
-        found = _config_dir(given.config_path, (folder, Path.cwd()))
-    else:
-        found = _config_dir(config_path or ".", (folder,))
+    name = given.config_name or config_name
+    name = name and name.removesuffix(".yaml")
+    bases = (folder,) if given.config_path is None else (folder, Path.cwd())
     # argparse takes positional arguments in one run only: options first, so that `a=1 -m b=2,3` is no error.
     options = [argument for argument in rest if not _is_override(argument)]
     if given.config_dir is not None:
         options += ["--config-dir", given.config_dir]
-    name = given.config_name or config_name
     return _CommandLine(
-        found,
-        name and name.removesuffix(".yaml"),
+        _config_dir(given.config_path or config_path or ".", bases, name),
+        name,
         given.config_name is not None,
         options,
         [argument for argument in rest if _is_override(argument)],
@@ -182,11 +180,14 @@ def _is_override(argument: str) -> bool:
     return argument.startswith("~") or ("=" in argument and not argument.startswith("-"))
 
 
-def _config_dir(config_path: str, bases: tuple[Path, ...]) -> str:
+def _config_dir(config_path: str, bases: tuple[Path, ...], name: str | None) -> str:
+    """The first of the folders that has the config, or else that exists."""
     if config_path.startswith("pkg://"):
         return config_path
-    candidates = [(base / Path(config_path).expanduser()).resolve() for base in bases]
-    return str(next((candidate for candidate in candidates if candidate.is_dir()), candidates[0]))
+    folders = [(base / Path(config_path).expanduser()).resolve() for base in bases]
+    having = [folder for folder in folders if (folder / f"{name}.yaml").is_file()]
+    existing = [folder for folder in folders if folder.is_dir()]
+    return str([*having, *existing, *folders][0])
 
 
 def _primary_config(command: _CommandLine, schema: type | None) -> str | None:

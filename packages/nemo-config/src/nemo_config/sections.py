@@ -112,20 +112,26 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _field_value(value: Any, annotation: Any, path: str, strict: bool) -> Any:
-    refuse_missing(value, path) if not isinstance(value, (dict, list)) else None
+    if not _holds_sections(annotation) or (isinstance(value, str) and value == MISSING):
+        refuse_missing(value, path)
+        return checked(value, annotation, path)
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+    if dataclasses.is_dataclass(annotation):
         return _nested(value, annotation, path, strict)
     if origin in (Union, types.UnionType):
-        schemas = [member for member in arguments if dataclasses.is_dataclass(member)]
-        if isinstance(value, dict) and len(schemas) == 1:
-            return _nested(value, schemas[0], path, strict)
+        holders = [member for member in arguments if _holds_sections(member)]
+        if isinstance(value, (dict, list)) or (len(arguments) == 2 and value is not None):
+            return _field_value(value, holders[0], path, strict)
     if origin is list and isinstance(value, list):
         return [_field_value(item, arguments[0], join(path, index), strict) for index, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
         return {key: _field_value(item, arguments[1], join(path, key), strict) for key, item in value.items()}
-    refuse_missing(value, path)
     return checked(value, annotation, path)
+
+
+def _holds_sections(annotation: Any) -> bool:
+    """Whether the annotation is a dataclass or a list, dict or option of one."""
+    return dataclasses.is_dataclass(annotation) or any(map(_holds_sections, typing.get_args(annotation)))
 
 
 def _nested(value: Any, schema: Any, path: str, strict: bool) -> Any:
