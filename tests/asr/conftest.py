@@ -34,6 +34,19 @@ class Golden:
         """The keywords of a module's constructor: its section without `_target_`."""
         return {key: value for key, value in self.config[name].items() if key != "_target_"}
 
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of a CTC case."""
+        from nemo_asr.text.char import CharTokenizer
+        from nemo_asr.text.sentence_piece import SentencePieceTokenizer
+
+        if "tokenizer" not in self.config:
+            return CharTokenizer(self.config["decoder"]["vocabulary"])
+        with tarfile.open(self.path) as archive:
+            return SentencePieceTokenizer(
+                _member(archive, self.config["tokenizer"]["model_path"].removeprefix("nemo:"))
+            )
+
     def weights(self, prefix: str) -> dict[str, torch.Tensor]:
         """The part of the state dict under `prefix`, with the prefix taken off."""
         start = prefix + "."

@@ -20,12 +20,12 @@ def log_probs_of(paths, classes):
 
 def unpadded(case):
     """Items that NVIDIA's `transcribe` took as they are; it pads shorter ones to a second."""
-    return [item for item, length in enumerate(case.arrays["in_audio_length"]) if length >= 16000]
+    return [item for item, length in enumerate(case.io["in_audio_length"]) if length >= 16000]
 
 
 def test_texts_and_scores_equal_nvidias(ctc_case):
     decoder = CtcGreedyDecoder(ctc_case.config["decoding"], ctc_case.tokenizer)
-    found = decoder(ctc_case.arrays["log_probs"], ctc_case.arrays["encoded_length"])
+    found = decoder(ctc_case.io["log_probs"], ctc_case.io["encoded_length"])
     expected = ctc_case.meta["transcribe_hypotheses"]
     assert len(unpadded(ctc_case)) >= 2
     for item in unpadded(ctc_case):
@@ -36,9 +36,9 @@ def test_texts_and_scores_equal_nvidias(ctc_case):
 
 def test_best_classes_are_enough_for_the_text(ctc_case):
     decoder = CtcGreedyDecoder(ctc_case.config["decoding"], ctc_case.tokenizer)
-    labels, lengths = ctc_case.arrays["predictions"], ctc_case.arrays["encoded_length"]
+    labels, lengths = ctc_case.io["predictions"], ctc_case.io["encoded_length"]
     found = decoder(labels, lengths)
-    texts = [hypothesis.text for hypothesis in decoder(ctc_case.arrays["log_probs"], lengths)]
+    texts = [hypothesis.text for hypothesis in decoder(ctc_case.io["log_probs"], lengths)]
     assert [hypothesis.text for hypothesis in found] == texts == decoder.texts(labels, lengths)
     assert {hypothesis.score for hypothesis in found} == {-1.0}
 

@@ -13,9 +13,9 @@ SUBSAMPLING = {"quartznet_ctc_char": 2, "fastconformer_ctc_bpe": 8, "conformer_c
 def test_timestamps_equal_nvidias_exactly(ctc_case):
     decoder = CtcGreedyDecoder(ctc_case.config["decoding"], ctc_case.tokenizer)
     clock = FrameClock(ctc_case.config["preprocessor"]["window_stride"], SUBSAMPLING[ctc_case.meta["case"]])
-    found = decoder(ctc_case.arrays["log_probs"], ctc_case.arrays["encoded_length"], timestamps=True, clock=clock)
+    found = decoder(ctc_case.io["log_probs"], ctc_case.io["encoded_length"], timestamps=True, clock=clock)
     expected = ctc_case.meta["transcribe_timestamps"]
-    taken_as_they_are = [item for item, length in enumerate(ctc_case.arrays["in_audio_length"]) if length >= 16000]
+    taken_as_they_are = [item for item, length in enumerate(ctc_case.io["in_audio_length"]) if length >= 16000]
     assert len(taken_as_they_are) >= 2  # shorter ones were padded to a second before they were transcribed
     for item in taken_as_they_are:
         assert found[item].timestamp == expected[item]["timestamp"]

@@ -146,7 +146,8 @@ def transcribe(
         hypotheses = _transcribe_sources(network, audio, options, sample_rate, pad_min_duration)
     if options.return_hypotheses or options.timestamps:
         return hypotheses
-    return [TranscribedText(hypothesis.text) for hypothesis in hypotheses]
+    texts: list[str] = [TranscribedText(hypothesis.text) for hypothesis in hypotheses]
+    return texts
 
 
 def _transcribe_sources(
