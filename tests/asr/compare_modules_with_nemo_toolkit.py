@@ -1,0 +1,229 @@
+"""Front ends and convolutional networks with many options, beside NVIDIA's nemo_toolkit in its own environment.
+
+    NEMO_TOOLKIT_PYTHON=/path/to/its/python python tests/asr/compare_modules_with_nemo_toolkit.py [random cases]
+
+NVIDIA's side builds each module, shakes every weight and statistic, and stores state dict and outputs, in eval and
+in training mode (there with the gradient of the input); ours loads that state dict strictly and must agree. Not
+part of the tests, since it needs that toolkit (pip install 'nemo_toolkit[asr]==3.0.0').
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nemo_asr import modules
+
+PLAIN = {"filters": 32, "repeat": 1, "kernel": [5], "stride": [1], "dilation": [1], "dropout": 0.0, "residual": False}
+STRIDED = {**PLAIN, "repeat": 3, "kernel": [11], "stride": [2], "residual": True, "stride_last": True}
+SEPARABLE = {**PLAIN, "separable": True, "residual": True, "repeat": 2}
+CITRINET = {**SEPARABLE, "se": True, "se_context_size": -1, "kernel_size_factor": 0.5, "kernel": [13]}
+DENSE = {**PLAIN, "repeat": 2, "residual": True, "residual_dense": True}
+
+
+def encoder(*blocks: dict[str, Any], **options: Any) -> dict[str, Any]:
+    return {
+        "class": "ConvASREncoder",
+        "options": {"jasper": list(blocks), "activation": "relu", "feat_in": 24} | options,
+    }
+
+
+def front_end(**options: Any) -> dict[str, Any]:
+    return {"class": "AudioToMelSpectrogramPreprocessor", "options": {"dither": 0.0, **options}}
+
+
+CASES = {
+    "citrinet": encoder(
+        {**PLAIN, "separable": True, "se": True},
+        {**CITRINET, "stride": [2], "stride_last": True, "residual_mode": "stride_add", "repeat": 3},
+        CITRINET,
+        {**CITRINET, "se_context_size": 256, "filters": 48, "se_reduction_ratio": 4},
+        {**PLAIN, "filters": 40, "kernel": [41], "separable": True, "se": True, "kernel_size_factor": 0.25},
+    ),
+    "limited squeeze": {**encoder(*[{**CITRINET, "se_context_size": 8}] * 2), "random_in_training": True},
+    "stride in every repeat": encoder({**SEPARABLE, "stride": [2], "repeat": 2, "residual": False}, SEPARABLE),
+    "stride_add without squeeze": encoder({**STRIDED, "residual_mode": "stride_add"}, SEPARABLE),
+    "sticky max": encoder({**SEPARABLE, "residual_mode": "max"}, SEPARABLE, {**SEPARABLE, "filters": 20}),
+    "jasper": encoder({**PLAIN, "stride": [2]}, {**PLAIN, "residual": True, "repeat": 3}, {**PLAIN, "dilation": [2]}),
+    "jasper dense": encoder({**PLAIN, "stride": [2]}, *[{**DENSE, "filters": n} for n in (32, 40, 48)], PLAIN),
+    "grouped": encoder({**PLAIN, "groups": 4}, {**SEPARABLE, "groups": 8, "repeat": 3}, {**PLAIN, "groups": 2}),
+    "heads": encoder({**SEPARABLE, "heads": 8}, {**SEPARABLE, "heads": 4}),
+    "future context": encoder(
+        {**SEPARABLE, "kernel": [9], "future_context": 2},
+        {**SEPARABLE, "kernel": [3], "future_context": 5},
+        {**PLAIN, "kernel": [9], "future_context": 0, "stride": [2]},
+        {**PLAIN, "kernel": [5], "future_context": 1, "dilation": [3]},
+    ),
+    "even kernel": encoder({**SEPARABLE, "kernel": [8]}, {**SEPARABLE, "kernel": [1], "kernel_size_factor": 0.1}),
+    "frame splicing": encoder(PLAIN, frame_splicing=3),
+    "layer norm": encoder(*[SEPARABLE] * 2, normalization_mode="layer"),
+    "instance norm": encoder(*[SEPARABLE] * 2, normalization_mode="instance"),
+    "group norm": encoder(*[SEPARABLE] * 2, normalization_mode="group", norm_groups=8),
+    "group norm by default": encoder(*[SEPARABLE] * 2, normalization_mode="group"),
+    "no masks": encoder({**PLAIN, "stride": [2]}, {**CITRINET, "groups": 2}, conv_mask=False),
+    "whole max": encoder(*[SEPARABLE] * 2, residual_mode="max"),
+    **{
+        f"activation {name}": encoder(*[CITRINET] * 2, activation=name)
+        for name in ("hardtanh", "selu", "swish", "silu", "gelu", "identity")
+    },
+    "head": {"class": "ConvASRDecoder", "options": {"feat_in": 24, "num_classes": 9}},
+    "head without blank": {
+        "class": "ConvASRDecoder",
+        "options": {"feat_in": 24, "num_classes": -1, "vocabulary": ["a", "b", "c"], "add_blank": False},
+    },
+    "front end": front_end(),
+    "front end 80": front_end(features=80, window_size=0.025, n_fft=512, pad_to=0),
+    "front end all features": front_end(normalize="all_features", window="hamming", pad_value=-3.0),
+    "front end without normalisation": front_end(normalize="NA", window="blackman", frame_splicing=2),
+    "front end of synthesis": front_end(
+        sample_rate=22050, n_window_size=1024, n_window_stride=256, window_size=False, window_stride=False,
+        n_fft=1024, highfreq=8000, preemph=None, mag_power=1.0, normalize=None, features=80, pad_to=1,
+        log_zero_guard_type="clamp", log_zero_guard_value=1e-05, exact_pad=True, pad_value=-11.52,
+    ),
+    "front end padded exactly": front_end(exact_pad=True, normalize=None),
+    "front end with tiny guard": front_end(log_zero_guard_value="tiny", log_zero_guard_type="clamp", window="bartlett"),
+    "front end with eps guard": front_end(log_zero_guard_value="eps", mel_norm=None, lowfreq=100, normalize=None),
+    "front end without logarithm": front_end(log=False, mel_norm=1.0, n_fft=400),
+    "front end of 8 kHz": front_end(sample_rate=8000, features=40, window_size=0.032, window_stride=0.016),
+}  # fmt: skip
+
+THEIRS = """
+import json, logging, sys, numpy, torch
+from nemo.utils import logging as nemo_logging
+nemo_logging.setLevel(logging.ERROR)
+from nemo.collections.asr import modules
+
+def shake(module):
+    for name, parameter in module.named_parameters():
+        norm = parameter.dim() == 1 and name.endswith("weight")
+        noise = torch.randn_like(parameter)
+        parameter.data = 1 + 0.3 * noise if norm else parameter.data + 0.1 * noise
+    for name, buffer in module.named_buffers():
+        if name.endswith("running_mean"): buffer.normal_(std=0.2)
+        if name.endswith("running_var"): buffer.uniform_(0.5, 1.5)
+
+for name, case in json.load(open(sys.argv[1])).items():
+    torch.manual_seed(0)
+    module = getattr(modules, case["class"])(**case["options"]).eval()
+    shake(module)
+    x, length = torch.tensor(case["x"]), torch.tensor(case["length"])
+    found = {"state." + key: value.clone() for key, value in module.state_dict().items()}
+    if case["class"].startswith("Audio"):
+        found["out"], found["length"] = module(input_signal=x, length=length)
+    elif case["class"] == "ConvASRDecoder":
+        found["out"], found["length"] = module(encoder_output=x), length
+    else:
+        found["out"], found["length"] = module(audio_signal=x, length=length)
+        x.requires_grad_()
+        if case.get("random_in_training"): module.eval()
+        else: module.train()
+        found["train"], _ = module(audio_signal=x, length=length)
+        found["train"].square().mean().backward()
+        found["gradient"] = x.grad
+    numpy.savez(case["file"], **{key: value.detach().numpy() for key, value in found.items()})
+"""
+
+
+def random_encoder(draw: random.Random) -> dict[str, Any]:
+    """An encoder that NVIDIA's toolkit can build and run: ways around must end at the length of the convolutions."""
+    blocks, reach = [], draw.choice([-1, -1, 1, 3])
+    for _ in range(draw.randint(1, 5)):
+        residual, stride, repeat = draw.random() < 0.6, draw.choice([1, 1, 2]), draw.randint(1, 3)
+        block = {**PLAIN, "repeat": repeat, "residual": residual, "stride": [stride], "kernel": [draw.randint(1, 16)]}
+        block |= {"filters": draw.choice([16, 24, 48]), "separable": draw.random() < 0.6, "se": draw.random() < 0.4}
+        block |= {"stride_last": residual or draw.random() < 0.5, "kernel_size_factor": draw.choice([1.0, 0.5, 1.5])}
+        block |= {"groups": draw.choice([1, 1, 4]), "future_context": reach if repeat == 1 or stride == 1 else -1}
+        block |= {"residual_mode": "stride_add" if stride > 1 else draw.choice(["add", "max", "stride_add"])}
+        if stride == 1 and reach < 0:
+            block["dilation"] = [draw.choice([1, 1, 2, 3])]
+        blocks.append(block)
+    options = {"normalization_mode": draw.choice(["batch", "batch", "layer", "instance", "group"]), "norm_groups": 4}
+    options |= {
+        "activation": draw.choice(["relu", "swish", "hardtanh"]),
+        "conv_mask": reach >= 0 or draw.random() < 0.8,
+    }
+    return encoder(*blocks, **options)
+
+
+def inputs(case: dict[str, Any]) -> dict[str, Any]:
+    """Two or three inputs of different lengths, the padding of audio zero and that of features anything."""
+    generator = torch.Generator().manual_seed(1)
+    if case["class"].startswith("Audio"):
+        length = [6400, 5003, 480]
+        x = 0.1 * torch.randn(3, 6400, generator=generator)
+        x[torch.arange(6400) >= torch.tensor(length)[:, None]] = 0
+        if case["options"].get("preemph", 1) is None:
+            x, length = x[:2], length[:2]
+        return {"x": x.tolist(), "length": length}
+    x = torch.randn(3, case["options"]["feat_in"] * case["options"].get("frame_splicing", 1), 61, generator=generator)
+    return {"x": x.tolist(), "length": [61, 37, 12]}
+
+
+def compare(case: dict[str, Any], stored: dict[str, np.ndarray]) -> tuple[float, str]:
+    """The greatest difference of anything, and what is wrong beside it."""
+    module = getattr(modules, case["class"])(**case["options"]).eval()
+    state = {key.removeprefix("state."): torch.from_numpy(stored[key]) for key in stored if key.startswith("state.")}
+    if list(module.state_dict()) != list(state):
+        return float("nan"), "other names of weights, or another order"
+    module.load_state_dict(state)
+    x, length = torch.tensor(case["x"]), torch.tensor(case["length"])
+    if case["class"] == "ConvASRDecoder":
+        out, out_len = module(encoder_output=x), length
+    else:
+        out, out_len = module(x, length)
+    found = {"out": out}
+    if case["class"] == "ConvASREncoder":
+        x.requires_grad_()
+        found["train"], _ = module.train(not case.get("random_in_training"))(x, length)
+        found["train"].square().mean().backward()
+        found["gradient"] = x.grad
+    if out_len.tolist() != stored["length"].tolist():
+        return float("nan"), f"lengths {out_len.tolist()} are {stored['length'].tolist()} there"
+    for key, value in found.items():
+        if tuple(value.shape) != stored[key].shape:
+            return float("nan"), f"{key} has shape {tuple(value.shape)}, there {stored[key].shape}"
+    differences = {
+        key: float((value.detach() - torch.from_numpy(stored[key])).abs().max() / max(1.0, abs(stored[key]).max()))
+        for key, value in found.items()
+    }
+    return max(differences.values()), ", ".join(f"{key} {difference:.1e}" for key, difference in differences.items())
+
+
+def main() -> int:
+    python = os.environ.get("NEMO_TOOLKIT_PYTHON")
+    if not python:
+        print("set NEMO_TOOLKIT_PYTHON to the Python of an environment with nemo_toolkit 3.0.0", file=sys.stderr)
+        return 2
+    failed, draw = 0, random.Random(0)
+    extra = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    every = CASES | {f"random {number}": random_encoder(draw) for number in range(extra)}
+    with tempfile.TemporaryDirectory() as folder:
+        cases = {
+            name: {**case, **inputs(case), "file": str(Path(folder) / f"{index}.npz")}
+            for index, (name, case) in enumerate(every.items())
+        }
+        listing = Path(folder) / "cases.json"
+        listing.write_text(json.dumps(cases), encoding="utf-8")
+        subprocess.run([python, "-c", THEIRS, str(listing)], check=True, stderr=subprocess.DEVNULL)
+        for name, case in cases.items():
+            tolerance = 5e-3 if case["class"].startswith("Audio") else 1e-4
+            with np.load(case["file"]) as stored:
+                difference, remark = compare(case, dict(stored))
+            good = difference < tolerance
+            failed += not good
+            print(f"{'ok  ' if good else 'BAD '} {name:32} {difference:.1e}  {remark}")
+    print(f"{len(every) - failed} of {len(every)} agree")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
