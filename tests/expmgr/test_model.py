@@ -3,6 +3,7 @@
 import copy
 import gc
 import os
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -560,3 +561,29 @@ def test_a_model_without_data_or_optimizer_says_what_is_missing(tiny_cfg, traine
         trainer(max_steps=1).fit(Bare({"optim": {"lr": 0.1}}))
     with pytest.raises(NotImplementedError, match=r"Bare must define build_dataloader to load model\.train_ds"):
         trainer(max_steps=1).fit(Bare({"optim": {"lr": 0.1}, "train_ds": {"manifest_filepath": "x"}}))
+
+
+def test_a_run_resumes_from_its_checkpoint(tiny_class, tiny_cfg, manifest, trainer, tmp_path):
+    tiny_cfg["train_ds"]["manifest_filepath"] = manifest("train.json")
+    whole, first, second = trainer(max_steps=6), trainer(max_steps=3), trainer(max_steps=6)
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        models.append(tiny_class(tiny_cfg))
+    whole.fit(models[0])
+    first.fit(models[1])
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    resumed = tiny_class(tiny_cfg)
+    second.fit(resumed, ckpt_path=tmp_path / "last.ckpt")
+    assert second.global_step == 6
+    assert torch.equal(resumed.inner.weight, models[0].inner.weight)
+
+
+def test_the_example_in_the_readme_runs(tmp_path, monkeypatch, capsys):
+    readme = Path(__file__).parents[2] / "packages/nemo-expmgr/README.md"
+    code = readme.read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, str(readme), "exec"), {"__name__": "__main__"})
+    printed = re.findall(r"tensor\(\[\[([\d.]+)", capsys.readouterr().out)
+    assert float(printed[-1]) == pytest.approx(2.5, abs=0.05)
+    assert (tmp_path / "line.nemo").stat().st_size > 0

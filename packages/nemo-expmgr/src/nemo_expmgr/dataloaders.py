@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from nemo_config import ConfigError
+from nemo_config import ConfigError, plain
 
 if TYPE_CHECKING:
     from nemo_expmgr.trainable import TrainableModule
 
 # Keys that are read here and that a dataset never sees.
 _OWN_KEYS = frozenset({"ds_item", "val_dl_idx", "test_dl_idx", "defer_setup"})
+_SET_KEYS = _OWN_KEYS | {"name"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,6 @@ class DataSet:
 
     prefix: str
     section: DictConfig
-    path: str
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,18 @@ VALIDATION = Phase("validation", "val")
 TEST = Phase("test", "test")
 
 
-def dataset_section(section: Mapping[str, Any] | DictConfig) -> DictConfig:
-    """A copy of a data section with what a dataset reads of it."""
-    config = section if isinstance(section, DictConfig) else OmegaConf.create(dict(section))
-    kept = [key for key in config if key not in _OWN_KEYS]
-    copy = OmegaConf.masked_copy(config, kept)
-    copy._set_parent(config._get_parent())
-    return copy
+def dataset_section(section: Mapping[str, Any] | DictConfig, path: str) -> DictConfig:
+    """A resolved copy of a data section with what a dataset reads of it."""
+    return _without(plain(section, path), _OWN_KEYS)
 
 
 def is_given(section: Any, path: str, key: str) -> bool:
-    """Whether a config names data in this section: it is there, and its `key`, if it has one, is not null.
+    """Whether a config names data in this section: it is not empty, and its `key`, if it has one, not null.
 
     Raises:
         ConfigError: the key is still '???'.
     """
-    if section is None:
+    if section is None or len(section) == 0:
         return False
     if OmegaConf.is_missing(section, key):
         raise ConfigError(f"{path}.{key}", "???", "must be set before training or evaluation starts")
@@ -79,39 +75,30 @@ def split_sets(section: Mapping[str, Any] | DictConfig, path: str, key: str) -> 
     Raises:
         ConfigError: as many names as sets are needed.
     """
-    config = section if isinstance(section, DictConfig) else OmegaConf.create(dict(section))
-    item = config.get("ds_item")
-    if isinstance(item, ListConfig):
-        return [
-            DataSet(_prefix(part.get("name") or str(index)), _without_name(part), f"{path}.ds_item.{index}")
-            for index, part in enumerate(item)
-        ]
-    key = item if isinstance(item, str) and item in config else key
-    value = config.get(key)
-    plain = _without_name(config)
-    if not isinstance(value, ListConfig):
-        return [DataSet(_prefix(config.get("name") or value or ""), plain, path)]
-    sections = [_with_value(plain, key, entry) for entry in value]
-    return [DataSet(prefix, part, path) for prefix, part in zip(_prefixes(config, value, path), sections, strict=True)]
+    given = plain(section, path)
+    item = given.get("ds_item")
+    if isinstance(item, list):
+        names = [part.get("name") or str(index) for index, part in enumerate(item)]
+        return [DataSet(_prefix(name), _without(part, _SET_KEYS)) for name, part in zip(names, item, strict=True)]
+    key = item if isinstance(item, str) and item in given else key
+    value = given.get(key)
+    if not isinstance(value, list):
+        return [DataSet(_prefix(given.get("name") or value or ""), _without(given, _SET_KEYS))]
+    prefixes = _prefixes(given.get("name"), value, path)
+    return [
+        DataSet(prefix, _without({**given, key: entry}, _SET_KEYS))
+        for prefix, entry in zip(prefixes, value, strict=True)
+    ]
 
 
-def _without_name(config: DictConfig) -> DictConfig:
-    copy = dataset_section(config)
-    copy.pop("name", None)
-    return copy
+def _without(section: Mapping[str, Any], keys: frozenset[str]) -> DictConfig:
+    return OmegaConf.create({key: value for key, value in section.items() if key not in keys})
 
 
-def _with_value(config: DictConfig, key: str, value: Any) -> DictConfig:
-    copy = dataset_section(config)
-    copy[key] = value
-    return copy
-
-
-def _prefixes(config: DictConfig, values: Sequence[Any], path: str) -> list[str]:
-    names = config.get("name")
+def _prefixes(names: Any, values: Sequence[Any], path: str) -> list[str]:
     if names is None:
         return _make_unique([_prefix(value) for value in values])
-    names = [names] if isinstance(names, str) else list(names)
+    names = [names] if isinstance(names, str) else names
     if len(names) != len(values):
         raise ConfigError(f"{path}.name", names, f"must have {len(values)} entries, one for each set")
     return _make_unique([_prefix(name) for name in names])
@@ -119,7 +106,7 @@ def _prefixes(config: DictConfig, values: Sequence[Any], path: str) -> list[str]
 
 def _prefix(source: Any) -> str:
     """`data/dev-clean_manifest.json` to `dev_clean_`, and `data/dev/manifest.json` to `dev_`."""
-    first = source[0] if isinstance(source, ListConfig | list) and source else source
+    first = source[0] if isinstance(source, list) and source else source
     path = Path(str(first))
     for candidate in (path.stem, path.parent.name):
         name = candidate.replace("-", "_").replace("manifest", "").replace("dataset", "").strip("_")

@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities.model_summary import ModelSummary
+from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -79,7 +79,7 @@ class TrainableModule(LightningModule):
 
     def set_trainer(self, trainer: Trainer | None) -> None:
         """Attaches a Lightning trainer."""
-        self.trainer = trainer  # type: ignore[assignment]  # Lightning's setter takes None
+        self.trainer = trainer  # Lightning's getter, for its part, raises while there is none
 
     @property
     def world_size(self) -> int:
@@ -100,17 +100,21 @@ class TrainableModule(LightningModule):
 
     def setup_training_data(self, train_data_config: Config) -> None:
         """Builds the training loader and keeps its section in the config."""
-        self._train_dl = self.build_dataloader(dataset_section(train_data_config), "model.train_ds", True)
+        self._train_dl = self.build_dataloader(
+            dataset_section(train_data_config, "model.train_ds"), "model.train_ds", True
+        )
         self.keep_section("train_ds", train_data_config)
 
     def setup_validation_data(self, val_data_config: Config) -> None:
         """Builds the loader of one validation set."""
-        self._validation_dl = self.build_dataloader(dataset_section(val_data_config), VALIDATION.path, False)
+        self._validation_dl = self.build_dataloader(
+            dataset_section(val_data_config, VALIDATION.path), VALIDATION.path, False
+        )
         self.keep_section("validation_ds", val_data_config)
 
     def setup_test_data(self, test_data_config: Config) -> None:
         """Builds the loader of one test set."""
-        self._test_dl = self.build_dataloader(dataset_section(test_data_config), TEST.path, False)
+        self._test_dl = self.build_dataloader(dataset_section(test_data_config, TEST.path), TEST.path, False)
         self.keep_section("test_ds", test_data_config)
 
     def setup_multiple_validation_data(self, val_data_config: Config) -> None:
