@@ -34,7 +34,7 @@ def locate_pretrained(
         ImportError: huggingface_hub is needed and missing.
     """
     path = Path(name).expanduser()
-    if path.is_file():
+    if path.is_file() or (path / "model_config.yaml").is_file():  # or a folder into which one was unpacked
         return path
     known = {alias: info for info in available for alias in (info.pretrained_model_name, *info.aliases)}
     if str(name) in known:
