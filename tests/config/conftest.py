@@ -18,7 +18,7 @@ class Encoder:
     IGNORED_KEYS = frozenset({"use_pytorch_sdpa"})
 
     def __init__(self, d_model: int, n_heads: int = 4, dropout: float = 0.1, name: str | None = None,
-                 xscaling: bool = True, context: "list[int] | None" = None, norm=None, layers=()):
+                 xscaling: bool = True, window: int = None, context: "list[int] | None" = None, norm=None, layers=()):
         if d_model % n_heads:
             raise ValueError(f"n_heads: {n_heads} does not divide d_model {d_model}")
         self.__dict__.update(locals())

@@ -132,6 +132,19 @@ def test_arguments_of_the_program_win_and_are_not_checked(speech_package):
     assert optimizer.defaults["betas"] == (0.9, 0.98)
 
 
+def test_null_is_fine_where_it_is_the_default(speech_package):
+    encoder = instantiate({"_target_": ENCODER, "d_model": 8, "window": None, "context": None, "name": None})
+    assert (encoder.window, encoder.context, encoder.name) == (None, None, None)
+
+
+@pytest.mark.parametrize("key", ["cls", "target"])
+def test_the_form_of_nvidias_oldest_files_is_read(speech_package, key):
+    encoder = instantiate({key: ENCODER, "params": {"d_model": 8, "n_heads": 2}})
+    assert (encoder.d_model, encoder.n_heads) == (8, 2)
+    with pytest.raises(ConfigError, match=r"^model\._target_: 'os\.system' is not among"):
+        instantiate({key: "os.system", "params": {"command": "true"}}, path="model")
+
+
 def test_a_class_with_open_keywords_takes_every_key(speech_package):
     section = {"_target_": "speech_fixture.encoders.Anything", "a": 1, "b": [1, {"c": 2}]}
     assert instantiate(section).options == {"a": 1, "b": [1, {"c": 2}]}

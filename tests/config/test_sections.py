@@ -40,6 +40,7 @@ class Data:
     stages: list[Augment] = field(default_factory=list)
     named: dict[str, Augment] = field(default_factory=dict)
     chain: list[Augment] | None = None
+    worker: int = None
     anything: Any = None
 
 
@@ -54,6 +55,7 @@ FULL = {
     "stages": [{"kind": "noise"}],
     "named": {"x": {"prob": 0}},
     "chain": [{"prob": 0}],
+    "worker": None,
     "anything": {"deep": [1]},
 }
 

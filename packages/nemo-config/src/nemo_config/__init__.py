@@ -1,6 +1,7 @@
 """Hydra and OmegaConf configs for NeMo models: safe `_target_` resolution, clear errors.
 
-Importing this package imports neither Hydra nor OmegaConf nor torch; each is imported when first needed.
+Importing this package imports neither Hydra nor OmegaConf nor torch, and little of the standard library; each is
+imported when first needed.
 """
 
 from nemo_config.errors import ConfigError

@@ -3,7 +3,6 @@
 model.encoder.n_heads: 7 does not divide d_model 512
 """
 
-import difflib
 from collections.abc import Iterable
 from typing import Final
 
@@ -51,6 +50,8 @@ def join(path: str, key: object) -> str:
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
     """The valid name that `name` was probably meant to be, or None where nothing is near."""
+    import difflib
+
     by_folded = {_folded(candidate): candidate for candidate in valid}
     found = difflib.get_close_matches(_folded(name), by_folded, n=1, cutoff=0.5)
     return by_folded[found[0]] if found else None

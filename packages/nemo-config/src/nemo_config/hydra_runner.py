@@ -10,13 +10,11 @@ log file, no change of directory, no handlers of its own on the root logger. Wha
 error of the config becomes one line (`HYDRA_FULL_ERROR=1` brings the traceback back).
 """
 
-import argparse
 import functools
 import inspect
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,6 +154,8 @@ def _command_line(
     arguments: Sequence[str], folder: Path, config_path: str | None, config_name: str | None
 ) -> _CommandLine:
     """Takes the options that name the config out of the arguments; the rest is Hydra's."""
+    import argparse
+
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for long, short in (("path", "-cp"), ("name", "-cn"), ("dir", "-cd")):
         parser.add_argument(f"--config-{long}", f"--config_{long}", short)
@@ -218,6 +218,8 @@ def _sweep_folder(arguments: Sequence[str]) -> Iterator[list[str]]:
     if not any(argument in ("-m", "--multirun") or "hydra.mode=" in argument for argument in arguments):
         yield []
         return
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="nemo_sweep_") as folder:
         yield [f"hydra.sweep.dir='{folder}'"]
 

@@ -39,7 +39,15 @@ def instantiate(section: Any, *args: Any, path: str = "", strict: bool = True, *
         ConfigError: a `_target_` that is not in the table (before anything is imported or called), an unknown key, a
             `???`, a value of a wrong type, an argument that is missing, or a ValueError of the class itself.
     """
-    return _build(plain(section, path), args, kwargs, path, strict)
+    return _build(_from_old_form(plain(section, path)), args, kwargs, path, strict)
+
+
+def _from_old_form(section: dict[str, Any]) -> dict[str, Any]:
+    """NVIDIA's files from before 1.0 write `cls` (or `target`) and `params` for what is now one section."""
+    name, params = section.get("cls", section.get("target")), section.get("params")
+    if "_target_" in section or name is None or not isinstance(params, dict):
+        return section
+    return {"_target_": name, **params}
 
 
 def _build(section: dict[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], path: str, strict: bool) -> Any:
@@ -57,7 +65,9 @@ def _build(section: dict[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, 
         _check_nested_targets(listed, join(path, "_args_"))
     annotations = annotations_of(target)
     given = {
-        key: _argument(value, annotations.get(key, Any), join(path, key), recursive, strict)
+        key: None
+        if value is None and _defaults_to_none(key, parameters)
+        else _argument(value, annotations.get(key, Any), join(path, key), recursive, strict)
         for key, value in values.items()
     }
     args = args or tuple(_argument(listed, list, join(path, "_args_"), recursive, strict))
@@ -75,6 +85,10 @@ def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | No
 def _names_of_positions(parameters: dict[str, inspect.Parameter] | None, count: int) -> list[str]:
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [name for name, parameter in (parameters or {}).items() if parameter.kind in by_position][:count]
+
+
+def _defaults_to_none(name: str, parameters: dict[str, inspect.Parameter] | None) -> bool:
+    return parameters is not None and name in parameters and parameters[name].default is None
 
 
 def _accepted(

@@ -5,8 +5,6 @@ and None for any other or none.
 """
 
 import math
-import shutil
-import subprocess
 from collections.abc import Callable
 
 NAME_OF_CAPABILITY = {"8.0": "a100", "9.0": "h100"}
@@ -31,6 +29,9 @@ def _numbers(values: tuple[float, ...]) -> tuple[float, ...]:
 
 def gpu_name() -> str | None:
     """`a100` or `h100`, None for every other GPU and where there is none."""
+    import shutil
+    import subprocess
+
     command = shutil.which("nvidia-smi")
     if command is None:
         return None

@@ -11,7 +11,7 @@ from nemo_config.errors import ConfigError
 from nemo_config.plain import plain, plain_value
 from nemo_config.targets import nvidia_name
 
-TARGET_KEYS = ("_target_", "target")
+TARGET_KEYS = ("_target_", "target", "cls")
 
 
 def saved_config(

@@ -93,8 +93,12 @@ def read_section(schema: type[T], section: Any, path: str, *, strict: bool = Tru
     ignored = getattr(schema, "IGNORED_KEYS", ())
     known = known_part(values, (field.name for field in fields), path, ignored, strict, schema.__name__)
     annotations = annotations_of(schema)
+    optional = {field.name for field in fields if field.default is None}
     given = {
-        key: _field_value(value, annotations.get(key, Any), join(path, key), strict) for key, value in known.items()
+        key: None
+        if value is None and key in optional
+        else _field_value(value, annotations.get(key, Any), join(path, key), strict)
+        for key, value in known.items()
     }
     for field in fields:
         if field.name not in given and _is_required(field):

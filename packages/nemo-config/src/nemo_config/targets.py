@@ -12,7 +12,6 @@ Only the path found in the table is imported, and only then.
 """
 
 import importlib
-import importlib.metadata
 import logging
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -182,6 +181,8 @@ def _torch_group(module: str, names: list[str], defined_in: Callable[[str], str]
 
 
 def _packages_names() -> list[dict[str, tuple[str, ...]]]:
+    import importlib.metadata
+
     entry_points = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     found = []
     for entry_point in sorted(entry_points, key=lambda entry_point: entry_point.name):
