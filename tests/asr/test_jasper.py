@@ -197,6 +197,8 @@ def test_initial_weights_have_the_deviation_of_their_mode(mode, deviation):
         ({"kernel": [3, 5]}, r"jasper.1.kernel: \[3, 5\] must be one number"),
         ({"stride": [0]}, "jasper.1.stride: 0 must be a whole number above 0"),
         ({"stride": [2], "dilation": [2]}, "jasper.1.stride: 2 and dilation 2 cannot both be above 1"),
+        ({"separable": "yes"}, "jasper.1.separable: 'yes' must be true or false"),
+        ({"dropout": "0.1"}, "jasper.1.dropout: '0.1' must be a number"),
         ({"residual_mode": "sum"}, "jasper.1.residual_mode: 'sum' is none of add"),
         ({"separable": True, "heads": 5}, "jasper.1.heads: 5 must divide the 12 channels"),
     ],

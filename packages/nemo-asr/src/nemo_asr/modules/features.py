@@ -165,18 +165,7 @@ class AudioToMelSpectrogramPreprocessor(nn.Module):
         size = _samples("window_size", window_size, n_window_size, sample_rate)
         hop = _samples("window_stride", window_stride, n_window_stride, sample_rate)
         n_fft = n_fft or fft_length(size)
-        low, high = lowfreq or 0.0, highfreq or sample_rate / 2
-        if not 0 <= low < high:
-            raise ValueError(f"lowfreq: {low} must be at least 0 and below highfreq {high}")
         _check(size, hop, n_fft, exact_pad=exact_pad, guard_type=log_zero_guard_type, guard=log_zero_guard_value)
-        filters = mel_filterbank(
-            sample_rate=sample_rate,
-            n_fft=n_fft,
-            n_mels=features,
-            low_hz=low,
-            high_hz=high,
-            norm=mel_norm,
-        )
         options = {
             "sample_rate": sample_rate,
             "window_size": size,
@@ -194,7 +183,7 @@ class AudioToMelSpectrogramPreprocessor(nn.Module):
         }
         self.featurizer = FilterbankFeatures(
             None if window in (None, "none") else analysis_window(window, size),
-            filters,
+            _filters(sample_rate, n_fft, features, lowfreq, highfreq, mel_norm),
             options,
             dither=dither,
             pad_to=_multiple(pad_to),
@@ -226,6 +215,16 @@ def _samples(name: str, seconds: float | bool | None, samples: int | bool | None
     if count <= 0:
         raise ValueError(f"{name}: {seconds} and n_{name} {samples} leave no samples")
     return count
+
+
+def _filters(
+    sample_rate: int, n_fft: int, n_mels: int, low: float | None, high: float | None, norm: str | float | None
+) -> Tensor:
+    low, high = low or 0.0, high or sample_rate / 2  # 0 stands for the default in NVIDIA's files
+    if not 0 <= low < high:
+        raise ValueError(f"lowfreq: {low} must be at least 0 and below highfreq {high}")
+    bank: dict[str, Any] = {"low_hz": low, "high_hz": high, "norm": norm}
+    return mel_filterbank(sample_rate=sample_rate, n_fft=n_fft, n_mels=n_mels, **bank)
 
 
 def _check(size: int, hop: int, n_fft: int, *, exact_pad: bool, guard_type: str, guard: float | str) -> None:

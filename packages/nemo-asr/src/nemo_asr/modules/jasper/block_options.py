@@ -90,6 +90,12 @@ class BlockOptions:
             number = getattr(self, name)
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
                 raise ValueError(f"{path}.{name}: {number!r} must be a whole number above 0")
+        for name in ("residual", "residual_dense", "separable", "se", "stride_last"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{path}.{name}: {getattr(self, name)!r} must be true or false")
+        for name in ("dropout", "kernel_size_factor"):
+            if not isinstance(getattr(self, name), int | float):
+                raise ValueError(f"{path}.{name}: {getattr(self, name)!r} must be a number")
         if self.residual_mode not in (None, *RESIDUAL_MODES):
             raise ValueError(f"{path}.residual_mode: {self.residual_mode!r} is none of {', '.join(RESIDUAL_MODES)}")
 
