@@ -8,7 +8,7 @@ reported with the manifest's name and the line's number.
 """
 
 # Paths are handled by os.path: objects of pathlib cost too much by the million.
-# ruff: noqa: PTH
+# ruff: noqa: PTH111, PTH113, PTH117, PTH118
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ class ManifestRules:
         min_duration_s, max_duration_s: utterances outside the limits are left out; None is no limit.
         max_utts: at most so many utterances are kept, 0 means all.
         need_text: a line without text or text_filepath is an error.
+        need_duration: a missing duration is read from the audio's header; otherwise it is 0.
         tarred: audio names are members of tar files: they are not looked for on the disk.
     """
 
@@ -76,6 +77,7 @@ class ManifestRules:
     max_duration_s: float | None = None
     max_utts: int = 0
     need_text: bool = True
+    need_duration: bool = True
     tarred: bool = False
 
 
@@ -139,7 +141,8 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
 def _entry(record: dict[str, Any], manifest: str, line: int, folder: str, rules: ManifestRules) -> ManifestEntry:
     where = f"{manifest}:{line}"
     audio = _audio_path(record, where, folder, rules)
-    offset_s = _seconds(record.pop("offset", None) or 0.0, "offset", where, positive=False)
+    offset = record.pop("offset", None)
+    offset_s = _seconds(offset, "offset", where, positive=False) if offset else 0.0
     duration_s = _duration(record, where, audio, offset_s, rules)
     text = _text(record, where, folder, rules)
     lang = record.pop("lang", None)
@@ -162,7 +165,8 @@ def _find_file(value: str, key: str, where: str, folder: str) -> str:
     """A relative path stands against the manifest's folder; if nothing is there, against the current one."""
     if not isabs(value) and isfile(beside := join(folder, value)):
         return beside
-    if isfile(given := expanduser(value)):
+    given = expanduser(value) if value.startswith("~") else value
+    if isfile(given):
         return given
     looked_for = "" if isabs(given) else f" (nor is {join(folder, value)})"
     raise ManifestError(f"{where}: {key}: {value} is not a file{looked_for}")
@@ -172,6 +176,8 @@ def _duration(record: dict[str, Any], where: str, audio: str, offset_s: float, r
     value = record.pop("duration", None)
     if value is not None:
         return _seconds(value, "duration", where, positive=True)
+    if not rules.need_duration:
+        return 0.0
     if rules.tarred:
         raise ManifestError(f"{where}: duration: missing")
     from nemo_asr.data.audio import AudioError, audio_duration
