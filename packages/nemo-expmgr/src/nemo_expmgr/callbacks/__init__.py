@@ -1,0 +1,1 @@
+"""Lightning callbacks of the experiment manager; each works with any LightningModule."""
