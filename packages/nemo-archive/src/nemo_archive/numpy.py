@@ -65,7 +65,7 @@ def _array(info: TensorInfo, storage: memoryview) -> np.ndarray[Any, Any]:
     array: np.ndarray[Any, Any] = np.ndarray(
         info.shape,
         dtype,
-        buffer=storage.toreadonly(),
+        buffer=np.frombuffer(storage.toreadonly(), np.uint8),  # which holds on to the map
         offset=info.offset * dtype.itemsize,
         strides=[stride * dtype.itemsize for stride in info.strides],
     )

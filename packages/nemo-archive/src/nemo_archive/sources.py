@@ -41,9 +41,11 @@ class MappedSource:
     def __init__(self, file: BinaryIO | IO[bytes], size: int) -> None:
         self.size = size
         self._file = file
-        self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        self._map: mmap.mmap | None = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
 
     def view(self, offset: int, length: int) -> memoryview:
+        if self._map is None:
+            raise ArchiveError("the archive is closed")
         return memoryview(self._map)[offset : offset + length]
 
     def private_map(self) -> mmap.mmap | None:
@@ -51,11 +53,10 @@ class MappedSource:
         return mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_COPY)
 
     def close(self) -> None:
+        # Not `_map.close()`: whoever looks at the map keeps it, and it goes with the last of them. (numpy may look
+        # without holding the buffer, so that closing would succeed and the next access end the process.)
+        self._map = None
         self._file.close()
-        try:
-            self._map.close()
-        except BufferError:  # arrays or views still look at it: the map goes with the last of them
-            del self._map
 
 
 class FileSource:

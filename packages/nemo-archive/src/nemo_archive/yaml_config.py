@@ -16,7 +16,7 @@ from typing import Any
 from nemo_archive.safety import ArchiveError
 
 LARGEST_CONFIG = 64 << 20  # bytes
-MOST_VALUES = 1_000_000
+MOST_VALUES = 500_000
 _DEEPEST = 100
 _FLOAT_TAG = "tag:yaml.org,2002:float"
 _FLOAT = re.compile(
@@ -41,6 +41,7 @@ def parse_config(data: bytes) -> dict[str, Any]:
     if len(data) > LARGEST_CONFIG:
         raise ArchiveError(f"a config of {len(data)} bytes is refused (at most {LARGEST_CONFIG})")
     try:
+        _check_depth(data)
         config = yaml.load(data, Loader=_loader())
     except yaml.YAMLError as error:
         raise ArchiveError(f"unreadable YAML: {' '.join(str(error).split())}") from None
@@ -50,6 +51,20 @@ def parse_config(data: bytes) -> dict[str, Any]:
         raise ArchiveError(f"holds a {type(config).__name__} where a mapping is expected")
     _check_extent(config)
     return config
+
+
+def _check_depth(data: bytes) -> None:
+    """Walks the events first: the C composer recurses on the C stack, and a config of brackets would end the process."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _DEEPEST:
+                raise ArchiveError(f"a config of over {_DEEPEST} levels is refused")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _check_extent(config: Any) -> None:
