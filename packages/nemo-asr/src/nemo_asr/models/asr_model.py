@@ -20,7 +20,7 @@ class ASRModel(NemoModel):
 
     tokenizer: Tokenizer
 
-    def build_dataloader(self, section: DictConfig, path: str, training: bool) -> DataLoader[Any]:
+    def build_dataloader(self, section: DictConfig, path: str, training: bool) -> DataLoader[Any] | None:
         """The loader of a `train_ds`, `validation_ds` or `test_ds` section."""
         from nemo_asr.data.loader import build_dataloader
 
@@ -36,7 +36,7 @@ class ASRModel(NemoModel):
     @property
     def log_every_n_steps(self) -> int:
         """How often the trainer logs; 1 without a trainer."""
-        return self._trainer.log_every_n_steps if self._trainer is not None else 1
+        return int(getattr(self._trainer, "log_every_n_steps", 1))
 
     def log_step(self, loss: Tensor, metrics: dict[str, Tensor]) -> None:
         """Logs a training step under NVIDIA's names."""

@@ -48,7 +48,7 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
         """What a saved config must say of vocabulary and sizes, for NVIDIA's toolkit to restore it."""
         vocabulary = list(self.tokenizer.vocabulary)
         derived: dict[str, Any] = {
-            "decoder.feat_in": self.decoder.feat_in,
+            "decoder.feat_in": self.decoder._feat_in,
             "decoder.num_classes": len(vocabulary),
             "decoder.vocabulary": vocabulary,
         }
@@ -72,11 +72,15 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
     def _losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, Tensor]]:
         """Loss, the metrics of inner layers, and (log-probabilities, lengths)."""
         signal, signal_len, transcript, transcript_len = batch
-        with self.inter_ctc.capture(self.encoder) as captured:
+        targets = {"targets": transcript, "target_lengths": transcript_len}
+        if not self.inter_ctc.layers:
             log_probs, encoded_len, _ = self(input_signal=signal, input_signal_length=signal_len)
-        loss = self.loss(
-            log_probs=log_probs, targets=transcript, input_lengths=encoded_len, target_lengths=transcript_len
-        )
+            loss = self.loss(log_probs=log_probs, input_lengths=encoded_len, **targets)
+            return loss, {}, (log_probs, encoded_len)
+        features, features_len = self.features(signal, signal_len)
+        encoded, encoded_len, captured = self.inter_ctc.encode(self.encoder, features, features_len)
+        log_probs = self.decoder(encoder_output=encoded)
+        loss = self.loss(log_probs=log_probs, input_lengths=encoded_len, **targets)
         loss, metrics = self.inter_ctc.add_losses(loss, captured, self.decoder, self.loss, transcript, transcript_len)
         return loss, metrics, (log_probs, encoded_len)
 
@@ -95,7 +99,7 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
         vocabulary = list(tokenizer.vocabulary)
         config = {**plain(self.cfg), **changes}
         config["decoder"] = {**config["decoder"], "num_classes": len(vocabulary), "vocabulary": vocabulary}
-        section = {**config["decoder"], "feat_in": self.decoder.feat_in}
+        section = {**config["decoder"], "feat_in": self.decoder._feat_in}
         decoder = instantiate(section, path="model.decoder", strict=False)
         self.decoder = decoder.to(next(self.encoder.parameters()).device)
         self.tokenizer = tokenizer
@@ -131,5 +135,5 @@ class EncDecCTCModelBPE(EncDecCTCModel):
             section = plain(new_tokenizer_dir)
         else:
             section = {"dir": str(new_tokenizer_dir), "type": new_tokenizer_type}
-        self.artifact_store.forget("tokenizer")
+        self.forget_artifacts("tokenizer")
         self._replace_tokenizer(build_tokenizer(section, self.artifact), {"tokenizer": section})

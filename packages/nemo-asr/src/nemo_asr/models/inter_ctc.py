@@ -5,13 +5,13 @@ loss = (1 - sum of the weights) * loss of the last layer + sum of weight_i * los
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from nemo_asr.modules.conformer.encoder import Encoded
 from nemo_config import ConfigError, read_section
 
 
@@ -23,8 +23,15 @@ class InterCtcConfig:
     apply_at_layers: list[int] = field(default_factory=list)
 
 
+@runtime_checkable
+class LayeredEncoder(Protocol):
+    """An encoder that gives the outputs of its inner layers, too."""
+
+    def encode(self, audio_signal: Tensor, length: Tensor, *, capture_layers: Sequence[int]) -> Encoded: ...
+
+
 class InterCtc:
-    """Captures the outputs of inner layers while the encoder runs, and adds their losses."""
+    """Runs an encoder so that it gives the outputs of inner layers, and adds their losses."""
 
     def __init__(self, section: Mapping[str, Any] | None) -> None:
         config = read_section(InterCtcConfig, section, "model.interctc")
@@ -35,35 +42,36 @@ class InterCtc:
         if sum(self.weights) >= 1:
             raise ConfigError("model.interctc.loss_weights", self.weights, "must sum to less than 1")
 
-    @contextmanager
-    def capture(self, encoder: nn.Module) -> Iterator[list[tuple[Tensor, Tensor]]]:
-        """Within the block, the encoder's call puts (output (B, D, T), length (B,)) of each layer into the list."""
-        captured: list[tuple[Tensor, Tensor]] = []
-        if not self.layers:
-            yield captured
-            return
-        encoder.capture_layers = tuple(self.layers)
-        encoder.captured = captured
-        try:
-            yield captured
-        finally:
-            encoder.capture_layers, encoder.captured = (), None
+    def encode(self, encoder: nn.Module, features: Tensor, features_len: Tensor) -> Encoded:
+        """Runs an encoder that can capture its layers on features (B, F, T)."""
+        if not isinstance(encoder, LayeredEncoder):
+            rule = f"needs an encoder of layers, which {type(encoder).__name__} is not"
+            raise ConfigError("model.interctc.apply_at_layers", self.layers, rule)
+        return encoder.encode(features, features_len, capture_layers=self.layers)
 
     def add_losses(
         self,
         loss: Tensor,
-        captured: Sequence[tuple[Tensor, Tensor]],
+        captured: Mapping[int, tuple[Tensor, Tensor]],
         decoder: nn.Module,
         ctc_loss: nn.Module,
         transcript: Tensor,
         transcript_len: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted loss, and each layer's by the name it is logged with in validation."""
-        if not self.layers:
-            return loss, {}
+        """The weighted loss, and each layer's by the name it is logged with in validation.
+
+        Args:
+            loss: of the last layer.
+            captured: by layer its output (B, D, T) and lengths (B,).
+            decoder: gives log-probabilities for the output of any layer.
+            ctc_loss: their loss.
+            transcript: token ids (B, U).
+            transcript_len: tokens of each (B,).
+        """
         metrics = {"val_final_loss": loss.detach()}
         total = (1 - sum(self.weights)) * loss
-        for layer, weight, (encoded, length) in zip(self.layers, self.weights, captured, strict=True):
+        for layer, weight in zip(self.layers, self.weights, strict=True):
+            encoded, length = captured[layer]
             inner = ctc_loss(
                 log_probs=decoder(encoder_output=encoded),
                 targets=transcript,

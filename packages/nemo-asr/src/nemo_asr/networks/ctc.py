@@ -47,6 +47,7 @@ class CtcParts:
     tokenizer: Tokenizer
     sample_rate: int
     window_stride_s: float
+    subsampling_factor: int
     decoding: Mapping[str, Any]
     strict: bool
 
@@ -92,6 +93,7 @@ def build_ctc_parts(config: Mapping[str, Any], fetch: ArtifactFetch, *, strict: 
         tokenizer=tokenizer,
         sample_rate=int(config.get("sample_rate") or config["preprocessor"].get("sample_rate", 16000)),
         window_stride_s=float(config["preprocessor"].get("window_stride", 0.01)),
+        subsampling_factor=encoder.subsampling_factor,
         decoding=config.get("decoding") or {},
         strict=strict,
     )
@@ -123,6 +125,7 @@ class CtcNetwork(nn.Module):
         self.tokenizer = parts.tokenizer
         self.sample_rate = parts.sample_rate
         self.window_stride_s = parts.window_stride_s
+        self.subsampling_factor = parts.subsampling_factor
         self.set_decoding(parts.decoding, strict=parts.strict)
 
     def set_decoding(self, section: Mapping[str, Any], *, strict: bool) -> None:
@@ -132,7 +135,14 @@ class CtcNetwork(nn.Module):
     @property
     def frame_clock(self) -> FrameClock:
         """How long an encoder frame lasts."""
-        return FrameClock(self.window_stride_s, int(self.encoder.subsampling_factor))
+        return FrameClock(self.window_stride_s, self.subsampling_factor)
+
+    def features(self, input_signal: Tensor, input_signal_length: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, F, T) and their lengths of audio (B, L); in training mode with masks on them."""
+        features, features_len = self.preprocessor(input_signal=input_signal, length=input_signal_length)
+        if self.spec_augmentation is not None and self.training:
+            features = self.spec_augmentation(input_spec=features, length=features_len)
+        return features, features_len
 
     def forward(
         self,
@@ -154,11 +164,11 @@ class CtcNetwork(nn.Module):
         """
         if (input_signal is None) == (processed_signal is None):
             raise ValueError("give input_signal or processed_signal, and not both")
-        if processed_signal is None:
-            processed_signal, processed_signal_length = self.preprocessor(
-                input_signal=input_signal, length=input_signal_length
-            )
-        if self.spec_augmentation is not None and self.training:
+        if input_signal is not None:
+            if input_signal_length is None:
+                raise ValueError("input_signal_length: is missing")
+            processed_signal, processed_signal_length = self.features(input_signal, input_signal_length)
+        elif self.spec_augmentation is not None and self.training:
             processed_signal = self.spec_augmentation(input_spec=processed_signal, length=processed_signal_length)
         encoded, encoded_len = self.encoder(audio_signal=processed_signal, length=processed_signal_length)[:2]
         log_probs = self.decoder(encoder_output=encoded)
