@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from nemo_asr.data.augment import build_augmentor
 from nemo_asr.data.config import AudioTextDataConfig
 from nemo_asr.data.dataset import AudioTextDataset
-from nemo_asr.data.manifest import ManifestEntry, ManifestRules, read_manifest
+from nemo_asr.data.manifest import ManifestEntry, ManifestError, ManifestRules, read_manifest
 from nemo_asr.data.paths import group_paths
 from nemo_asr.data.sampler import (
     BatchBudget,
@@ -72,7 +72,7 @@ def build_dataloader(
     except ConfigError:
         raise
     except ValueError as error:
-        raise _located(error, path) from error
+        raise _located(error, config, path) from error
     return _make_loader(config, dataset, sampler)
 
 
@@ -82,15 +82,13 @@ def _read_config(section: Any, path: str, strict: bool, sample_rate: int | None)
     return read_section(AudioTextDataConfig, section, path, strict=strict)
 
 
-def _located(error: ValueError, path: str) -> ValueError:
+def _located(error: ValueError, config: AudioTextDataConfig, path: str) -> ValueError:
     """A message that begins with a key of the section gets the section's path; a manifest's stays as it is."""
-    from nemo_asr.data.manifest import ManifestError
-
     key, _, rest = str(error).partition(": ")
     if isinstance(error, ManifestError) or key not in AudioTextDataConfig.__dataclass_fields__:
         return error
-    value, _, rule = rest.partition(" ")
-    return ConfigError(f"{path}.{key}", value, rule)
+    value = getattr(config, key)
+    return ConfigError(f"{path}.{key}", value, rest.removeprefix(f"{value} "))
 
 
 def _build_dataset(

@@ -169,16 +169,16 @@ def time_stretch(samples: Samples, rate: float, n_fft: int = 512) -> Samples:
 
     hop = n_fft // 4
     window = torch.hann_window(n_fft)
-    spectrum = torch.stft(torch.from_numpy(samples), n_fft, hop, window=window, return_complex=True)
+    spectrum = torch.stft(torch.tensor(samples), n_fft, hop, window=window, return_complex=True)
     places = torch.arange(0, spectrum.shape[1], rate)
     left, share = places.long(), places.frac()
     spectrum = torch.nn.functional.pad(spectrum, (0, 2))
     magnitude = spectrum.abs()
-    steps = spectrum[:, left + 1].angle() - spectrum[:, left].angle()
-    expected = (2 * torch.pi * hop / n_fft) * torch.arange(spectrum.shape[0])[:, None]
+    steps = (spectrum[:, left + 1].angle() - spectrum[:, left].angle()).double()
+    expected = (2 * torch.pi * hop / n_fft) * torch.arange(spectrum.shape[0]).double()[:, None]
     steps = expected + torch.remainder(steps - expected + torch.pi, 2 * torch.pi) - torch.pi
-    phase = spectrum[:, :1].angle() + torch.cumsum(steps, 1) - steps
-    stretched = torch.polar(magnitude[:, left] * (1 - share) + magnitude[:, left + 1] * share, phase)
+    phase = torch.remainder(spectrum[:, :1].angle() + torch.cumsum(steps, 1) - steps, 2 * torch.pi)
+    stretched = torch.polar(magnitude[:, left] * (1 - share) + magnitude[:, left + 1] * share, phase.float())
     return torch.istft(stretched, n_fft, hop, window=window, length=round(len(samples) / rate)).numpy()
 
 
