@@ -58,6 +58,7 @@ def _write(model: NemoModel, path: Path) -> None:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     members = {artifact.archive_name: artifact for artifact in artifacts.values()}
+    saved.pop("nemo_version", None)  # of the file it came from; ours stands last, so that equal models are equal bytes
     save_archive(path, {**saved, "nemo_version": NEMO_VERSION}, model.state_dict(), members.values())
 
 
