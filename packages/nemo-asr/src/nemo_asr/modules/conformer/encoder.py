@@ -23,7 +23,6 @@ from nemo_asr.modules.conformer.multi_head import (
     build_attention,
 )
 from nemo_asr.modules.conformer.positions import (
-    PositionalEncoding,
     PositionOptions,
     build_positional_encoding,
 )
@@ -141,8 +140,8 @@ class ConformerEncoder(nn.Module):
         use_pytorch_sdpa_backends: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        self.feat_in, self.d_model, self.n_layers = feat_in, d_model, n_layers
-        self.feat_out = feat_out if feat_out > 0 else d_model
+        self._feat_in, self.d_model, self.n_layers = feat_in, d_model, n_layers
+        self._feat_out = feat_out if feat_out > 0 else d_model
         self.subsampling_factor = subsampling_factor
         self.self_attention_model = self_attention_model
         self.contexts = AttentionContexts.parse(att_context_size, att_context_probs, att_context_style)
@@ -163,13 +162,14 @@ class ConformerEncoder(nn.Module):
         self.reduction_position = _checked_position(reduction, reduction_position, reduction_factor, n_layers)
         if reduction is not None and self.reduction_position is not None:
             self.reduction_subsampling = SubsamplingReductionModule(reduction, d_model, reduction_factor)
-        self.pos_enc = self._positional_encoding()
+        window = _local_window(self_attention_model, self.att_context_size)
+        self.pos_enc = build_positional_encoding(self_attention_model, window, self.position_options)
         layer_options = LayerOptions(
             d_model, d_model * ff_expansion_factor, self.conv_padding, conv_norm_type, dropout, use_bias
         )
-        attentions = self._attentions(share_biases=not untie_biases)
+        attentions = _attentions(self_attention_model, self.attention_options, window, share=not untie_biases)
         self.layers = nn.ModuleList(build_layer(layer_options, next(attentions)) for _ in range(n_layers))
-        self.out_proj = nn.Linear(d_model, self.feat_out) if self.feat_out != d_model else None
+        self.out_proj = nn.Linear(d_model, self._feat_out) if self._feat_out != d_model else None
         self.layer_drop_probs = layer_drop_probabilities(
             n_layers, stochastic_depth_drop_prob, stochastic_depth_mode, stochastic_depth_start_layer
         )
@@ -219,6 +219,8 @@ class ConformerEncoder(nn.Module):
 
     def set_default_att_context_size(self, att_context_size: Sequence[int]) -> None:
         """Chooses what attention sees outside training, usually one of the sizes that training used."""
+        if self.self_attention_model == "rel_pos_local_attn":
+            raise ValueError("att_context_size: the window of rel_pos_local_attn is set by change_attention_model")
         size = tuple(att_context_size)
         parts = 3 if self.contexts.style == "chunked_limited_with_rc" else 2
         if len(size) != parts:
@@ -226,8 +228,6 @@ class ConformerEncoder(nn.Module):
         if size not in self.contexts.sizes:
             logger.warning("att_context_size %s is none of those trained with: %s", size, self.contexts.sizes)
         self.att_context_size = size
-        if self.self_attention_model == "rel_pos_local_attn":
-            self.change_attention_model(att_context_size=size)
 
     def change_attention_model(
         self, self_attention_model: str | None = None, att_context_size: Sequence[int] | None = None
@@ -238,20 +238,21 @@ class ConformerEncoder(nn.Module):
             self_attention_model: rel_pos, abs_pos or rel_pos_local_attn; the same one where None.
             att_context_size: [left, right] frames that it sees; the same where None.
         """
+        model = self_attention_model or self.self_attention_model
         size = self.att_context_size if att_context_size is None else tuple(att_context_size)
+        window = _local_window(model, size)
+        self.pos_enc = build_positional_encoding(model, window, self.position_options).train(self.training)
+        self.self_attention_model, self.att_context_size = model, size
         self.contexts = replace(self.contexts, sizes=(size,), probabilities=(1.0,))
-        self.att_context_size = size
-        self.self_attention_model = self_attention_model or self.self_attention_model
-        # as NVIDIA's: what was not trained with global frames is changed into attention without
+        # as NVIDIA's: the new attention has no global frames
         self.attention_options = replace(self.attention_options, global_tokens=0, global_attn_separate=False)
-        self.pos_enc = self._positional_encoding().train(self.training)
-        attentions = self._attentions(share_biases=False)
+        attentions = _attentions(model, self.attention_options, window)
         for layer in self.layers:
             assert isinstance(layer, ConformerLayer)
             layer.self_attn = next(attentions).with_weights_of(layer.self_attn)
 
     def _pre_encoded(self, x: Tensor, length: Tensor | None, bypass: bool) -> tuple[Tensor, Tensor]:
-        width = self.d_model if bypass else self.feat_in
+        width = self.d_model if bypass else self._feat_in
         x = x if bypass else x.transpose(1, 2)
         if x.dim() != 3 or x.size(2) != width:
             expected = f"(batch, frames, {width})" if bypass else f"(batch, {width}, frames)"
@@ -274,27 +275,29 @@ class ConformerEncoder(nn.Module):
         return (x if self.out_proj is None else self.out_proj(x)).transpose(1, 2)
 
     def _window(self) -> Window:
+        if self.self_attention_model == "rel_pos_local_attn":
+            return Window()  # the layers have their own
         drawn = self.training and len(self.contexts.sizes) > 1
         return Window.of(self.contexts.draw() if drawn else self.att_context_size, self.contexts.style)
 
-    def _positional_encoding(self) -> PositionalEncoding:
-        return build_positional_encoding(self.self_attention_model, self._local_window(), self.position_options)
 
-    def _attentions(self, *, share_biases: bool) -> Iterator[MultiHeadAttention]:
-        """Attention for one layer after the other."""
-        model, options = self.self_attention_model, self.attention_options
-        shared = PositionBiases.zeros(options) if share_biases and model == "rel_pos" else None
-        while True:
-            yield build_attention(model, options, self._local_window(), shared)
+def _attentions(
+    model: str, options: AttentionOptions, window: Window, *, share: bool = False
+) -> Iterator[MultiHeadAttention]:
+    """Attention for one layer after the other; with `share` they have the same position biases."""
+    biases = PositionBiases.zeros(options) if share and model == "rel_pos" else None
+    while True:
+        yield build_attention(model, options, window, biases)
 
-    def _local_window(self) -> Window:
-        """The fixed window of local attention; unlimited for the others, whose mask says what they see."""
-        if self.self_attention_model != "rel_pos_local_attn":
-            return Window()
-        left, right = self.att_context_size[0], self.att_context_size[-1]
-        if min(left, right) < 0 or max(left, right) == 0:
-            raise ValueError(f"att_context_size: {[left, right]} is not limited, as rel_pos_local_attn needs it")
-        return Window(left, right)
+
+def _local_window(model: str, size: Sequence[int]) -> Window:
+    """The fixed window of local attention; unlimited for the others, whose mask says what they see."""
+    if model != "rel_pos_local_attn":
+        return Window()
+    left, right = size[0], size[-1]
+    if min(left, right) < 0 or max(left, right) == 0:
+        raise ValueError(f"att_context_size: {list(size)} does not limit both sides, as rel_pos_local_attn needs it")
+    return Window(left, right)
 
 
 def _checked_position(reduction: str | None, position: int | None, factor: int, n_layers: int) -> int | None:

@@ -66,16 +66,15 @@ class PositionalEncoding(nn.Module):
             reach = max(frames, min(2 * frames, self.max_len))
             # an ordinary tensor even if this is an inference: training may use it next
             with torch.inference_mode(False), torch.no_grad():
-                embedded = sinusoids(self._positions(reach, like.device), self.d_model)
-                table = embedded.unsqueeze(0).to(like.dtype)
+                table = self._embedded(reach, like.device).unsqueeze(0).to(like.dtype)
             self._table = reach, table
         return self._cut(table, reach, frames)
 
     def _scaled(self, x: Tensor) -> Tensor:
         return x if self.scale is None else x * self.scale
 
-    def _positions(self, reach: int, device: torch.device) -> Tensor:
-        return torch.arange(reach, device=device)
+    def _embedded(self, reach: int, device: torch.device) -> Tensor:
+        return sinusoids(torch.arange(reach, device=device), self.d_model)
 
     def _cut(self, table: Tensor, reach: int, frames: int) -> Tensor:
         return table[:, :frames]
@@ -88,15 +87,15 @@ class RelPositionalEncoding(PositionalEncoding):
         """Prepares x (B, T, D): gives it and the positions (1, 2 T - 1, D), or what the window needs of them."""
         return self.dropout(self._scaled(x)), self.dropout_emb(self.table(x.size(1), x))
 
-    def _positions(self, reach: int, device: torch.device) -> Tensor:
-        return torch.arange(reach - 1, -reach, -1, device=device)
+    def _embedded(self, reach: int, device: torch.device) -> Tensor:
+        return sinusoids(torch.arange(reach - 1, -reach, -1, device=device), self.d_model)
 
     def _cut(self, table: Tensor, reach: int, frames: int) -> Tensor:
         return table[:, reach - frames : reach + frames - 1]
 
 
 class LocalRelPositionalEncoding(RelPositionalEncoding):
-    """Positions `left` down to -`right`, whatever the length.
+    """Positions `left` down to -`right`, whatever the length; with left != right displaced as NVIDIA's are.
 
     Args:
         left: frames that attention sees before each frame.
@@ -121,11 +120,30 @@ class LocalRelPositionalEncoding(RelPositionalEncoding):
         self.left = left
         self.right = right
 
-    def _positions(self, reach: int, device: torch.device) -> Tensor:
-        return torch.arange(self.left, -self.right - 1, -1, device=device)
+    def _embedded(self, reach: int, device: torch.device) -> Tensor:
+        rows = sinusoids(torch.arange(self.left, -self.right - 1, -1, device=device), self.d_model)
+        return _as_checkpoints_place_them(rows, self.left, self.right)
 
     def _cut(self, table: Tensor, reach: int, frames: int) -> Tensor:
         return table
+
+
+def _as_checkpoints_place_them(rows: Tensor, left: int, right: int) -> Tensor:
+    """Displaces the positions (left + right + 1, D) of a window that is not symmetric.
+
+    NVIDIA's toolkit keeps scores in 2 max(left, right) + 1 columns and adds those of positions at both ends, where
+    they do not belong if one side is shorter: that side is displaced, and what is left uncovered has no position.
+    Checkpoints with such windows were trained so.
+    """
+    shift = abs(left - right)
+    placed = rows.clone()
+    if left < right:
+        placed[:left] = 0.0
+        placed[: max(left - shift, 0)] = rows[shift:left]
+    elif left > right:
+        placed[left:] = 0.0
+        placed[left + shift :] = rows[left : max(left + right + 1 - shift, left)]
+    return placed
 
 
 @dataclass(frozen=True)
