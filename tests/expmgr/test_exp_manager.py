@@ -16,11 +16,11 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from nemo_config import ConfigError
+from nemo_expmgr import exp_manager
 from nemo_expmgr.callbacks.checkpoint import NeMoModelCheckpoint
 from nemo_expmgr.callbacks.time_limit import StatelessTimer
 from nemo_expmgr.callbacks.timing import StepTiming
 from nemo_expmgr.config import NOT_BUILT, CheckpointParams, ExpManagerConfig
-from nemo_expmgr.exp_manager import exp_manager
 
 
 class Plain(LightningModule):

@@ -62,6 +62,7 @@ def assert_same(found, expected, tolerance=1e-12):
         ({"name": "adagrad", "lr": 0.1}, lambda p: torch.optim.Adagrad(p, 0.1)),
         ({"name": "rmsprop", "lr": 0.1, "alpha": 0.9}, lambda p: torch.optim.RMSprop(p, 0.1, 0.9)),
         ({"name": "rprop", "lr": 0.1}, lambda p: torch.optim.Rprop(p, 0.1)),
+        ({"name": "RAdam", "lr": 0.1}, lambda p: torch.optim.RAdam(p, 0.1)),
         ({"lr": 0.1}, lambda p: torch.optim.Adam(p, 0.1)),
         ({"_target_": "torch.optim.AdamW", "lr": "1e-1"}, lambda p: torch.optim.AdamW(p, 0.1)),
     ],

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nemo_expmgr.config import ExpManagerConfig
-    from nemo_expmgr.exp_manager import exp_manager
+    from nemo_expmgr.experiment import exp_manager
     from nemo_expmgr.model import NemoModel
     from nemo_expmgr.optim import build_optimizer, build_schedule, register_optimizer, register_scheduler
     from nemo_expmgr.pretrained import PretrainedModelInfo
@@ -27,7 +27,7 @@ _HOME = {
     "PretrainedModelInfo": "pretrained",
     "build_optimizer": "optim",
     "build_schedule": "optim",
-    "exp_manager": "exp_manager",
+    "exp_manager": "experiment",
     "register_optimizer": "optim",
     "register_scheduler": "optim",
 }

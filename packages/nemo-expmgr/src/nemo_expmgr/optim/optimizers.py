@@ -49,6 +49,7 @@ _OPTIMIZERS: dict[str, _Entry] = {
         "adagrad": optim.Adagrad,
         "rmsprop": optim.RMSprop,
         "rprop": optim.Rprop,
+        "radam": optim.RAdam,
         "novograd": Novograd,
         "adafactor": Adafactor,
         "adan": Adan,

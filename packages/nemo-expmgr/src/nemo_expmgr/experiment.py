@@ -3,7 +3,8 @@
     trainer = Trainer(**cfg.trainer)            # logger: false, enable_checkpointing: false
     exp_manager(trainer, cfg.get("exp_manager"))
 
-It works on any trainer, with any LightningModule. Call it once, before `fit`.
+It works on any trainer, with any LightningModule. Call it once, before `fit`. (The module has another name than the
+function, so that `from nemo_expmgr import exp_manager` is the function whatever was imported before.)
 """
 
 import logging
