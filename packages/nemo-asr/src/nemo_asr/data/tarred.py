@@ -133,10 +133,9 @@ class TarredAudioTextDataset(IterableDataset[tuple[Tensor, ...]]):
         quota = self._quota(bucket, process[1], worker)
         if quota == 0:
             return
-        samples = self._samples(place, tars, rng, again=quota is not None)
         batch: list[Sample] = []
         given = 0
-        for sample in _shuffled(samples, self.shuffle_n, rng):
+        for sample in self._samples(place, tars, rng, again=quota is not None):
             batch.append(sample)
             if len(batch) == bucket.batch_size:
                 yield collate(batch, self.pad_id)
@@ -158,16 +157,21 @@ class TarredAudioTextDataset(IterableDataset[tuple[Tensor, ...]]):
         return self.drop_last or (processes > 1 and self.shard_strategy == "scatter")
 
     def _samples(self, place: int, tars: Sequence[str], rng: np.random.Generator, *, again: bool) -> Iterator[Sample]:
+        """The samples of some shards, once through, or again and again."""
         while True:
             found = False
-            for tar in [tars[i] for i in rng.permutation(len(tars))] if self.shuffle_n else tars:
-                for number, data in self._utterances(place, tar):
-                    found = True
-                    yield self._sample(place, number, data, rng)
+            for sample in _shuffled(self._once(place, tars, rng), self.shuffle_n, rng):
+                found = True
+                yield sample
             if not found and (again or len(tars) == len(self.buckets[place].tars)):
                 raise ManifestError(f"{self._manifest_name(place)}: no utterance of it is in {', '.join(tars)}")
             if not again:
                 return
+
+    def _once(self, place: int, tars: Sequence[str], rng: np.random.Generator) -> Iterator[Sample]:
+        for tar in [tars[i] for i in rng.permutation(len(tars))] if self.shuffle_n else tars:
+            for number, data in self._utterances(place, tar):
+                yield self._sample(place, number, data, rng)
 
     def _utterances(self, place: int, tar: str) -> Iterator[tuple[int, bytes]]:
         """Number and audio of each utterance of a shard that the manifest (after its limits) knows."""
