@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import threading
 
 import numpy as np
@@ -385,3 +386,19 @@ def test_a_single_module_in_training_mode_is_reason_enough_to_switch():
 def test_nothing_is_printed_where_there_is_no_terminal(network, files, capfd):
     transcribe(network, files, verbose=True)
     assert capfd.readouterr() == ("", "")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_a_progress_bar_from_each_of_several_threads(network, files, monkeypatch):
+    monkeypatch.setattr("sys.stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    results = in_threads(lambda number: transcribe(network, files, batch_size=1), 3)
+    assert results == [TEXTS] * 3
+    assert "Transcribing" in sys.stderr.getvalue()
+    sys.stderr.truncate(0)
+    assert transcribe(network, files, verbose=False) == TEXTS
+    assert sys.stderr.getvalue().strip("\0") == ""

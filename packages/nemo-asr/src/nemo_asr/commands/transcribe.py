@@ -1,0 +1,247 @@
+"""`nemo-asr transcribe`: text of audio files.
+
+    nemo-asr transcribe model.nemo a.wav b.flac
+    nemo-asr transcribe model.nemo --manifest test.json --output predictions.json --timestamps
+    nemo-asr transcribe model_path=model.nemo audio_dir=clips audio_type=flac output_filename=out.json batch_size=8
+
+Texts go to standard output, a line each. An output file is a manifest with `pred_text`, as NVIDIA's script
+`transcribe_speech.py` writes it; that script's keys are taken as `key=value`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from nemo_asr.commands.options import TranscriptionConfig
+from nemo_asr.decoding.ctc_config import CtcDecodingConfig
+
+if TYPE_CHECKING:
+    from nemo_asr.data.audio import ChannelSelector
+    from nemo_asr.data.manifest import ManifestEntry
+    from nemo_asr.networks import CtcNetwork
+
+TIMESTAMP_KINDS = ("char", "word", "segment")
+AMP_DTYPES = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Transcripts:
+    """What a run of the model gave: one record a recording, as the output file has them."""
+
+    records: list[dict[str, Any]]
+    key: str
+    audio_s: float
+    seconds: float
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command with the given arguments (without its name)."""
+    from nemo_asr.commands.command_line import run_command
+
+    parser = build_parser("transcribe", __doc__ or "", "AUDIO")
+    parser.add_argument("--json", action="store_const", const=True, help="print a JSON object a recording")
+    return run_command(parser, TranscriptionConfig, run, arguments, place_words)
+
+
+def build_parser(command: str, description: str, words: str) -> argparse.ArgumentParser:
+    """The flags that `transcribe` and `evaluate` share; their destinations are keys of the config."""
+    parser = argparse.ArgumentParser(
+        f"nemo-asr {command}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "words", nargs="*", metavar=words, help="the model's .nemo file, then audio files; or key=value"
+    )
+    parser.add_argument("--manifest", dest="dataset_manifest", help="JSON lines with audio_filepath")
+    parser.add_argument("--output", dest="output_filename", help="manifest with pred_text to write")
+    parser.add_argument("--batch-size", dest="batch_size", type=int, help="recordings computed at a time (32)")
+    parser.add_argument("--num-workers", dest="num_workers", type=int, help="threads that load audio ahead (0)")
+    parser.add_argument("--timestamps", action="store_const", const=True, help="times of words")
+    parser.add_argument("--channel", dest="channel_selector", type=_channel, help="a number from 0, or average")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; by default a GPU if there is one")
+    return parser
+
+
+def _channel(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
+
+
+def place_words(words: list[str], model_is_named: bool) -> dict[str, Any]:
+    """Config values of the arguments without a name: the model's path first, unless it is named, then audio."""
+    values: dict[str, Any] = {}
+    if words and not model_is_named:
+        values["model_path"], *words = words
+    if words:
+        values["audio"] = words
+    return values
+
+
+def run(config: TranscriptionConfig) -> int:
+    """Transcribes what the config names, prints it, and writes it if an output file is named."""
+    output = Path(config.output_filename) if config.output_filename else None
+    if output is not None and output.exists() and not config.overwrite_transcripts:
+        print(f"{output} is there already, and overwrite_transcripts is false: nothing is done.", file=sys.stderr)
+        return 0
+    transcripts = transcribe_all(config)
+    if output is not None:
+        write_manifest(output, transcripts.records)
+        print(f"written: {output}", file=sys.stderr)
+    for record in transcripts.records:
+        print(json.dumps(record, ensure_ascii=False) if config.json else _line(record, transcripts))
+    _report(config, transcripts)
+    return 0
+
+
+def transcribe_all(config: TranscriptionConfig) -> Transcripts:
+    """Runs the model on the config's audio or manifest; records come in the order of the input."""
+    sources, records = _sources(config)
+    network = load_network(config)
+    started = time.perf_counter()
+    results = _transcribe(network, sources, config)
+    seconds = time.perf_counter() - started
+    key = "pred_text"
+    if config.append_pred:
+        key += "_" + (config.pred_name_postfix or Path(str(config.model_path or config.pretrained_name)).stem)
+    for record, result in zip(records, results, strict=True):
+        record[key] = result.text
+        timestamp = getattr(result, "timestamp", None)
+        if isinstance(timestamp, dict):
+            record.update({kind: timestamp[kind] for kind in TIMESTAMP_KINDS if kind in timestamp})
+    return Transcripts(records, key, sum(_duration_s(source) for source in sources), seconds)
+
+
+def load_network(config: TranscriptionConfig) -> CtcNetwork:
+    """The network that the config names, on its device."""
+    from nemo_asr import load_model
+    from nemo_config import ConfigError
+
+    source = config.model_path or config.pretrained_name
+    if source is None:
+        raise ConfigError("model_path", None, "names no model: give a .nemo file")
+    if config.model_path is None and not Path(source).expanduser().exists():
+        network = _download(source).to(_device(config))
+    else:
+        network = load_model(Path(source).expanduser(), device=_device(config))
+    if config.ctc_decoding != CtcDecodingConfig():
+        network.set_decoding(asdict(config.ctc_decoding), strict=True)
+    return network
+
+
+def _download(name: str) -> Any:
+    try:
+        from nemo_asr.models import ASRModel
+    except ImportError as error:
+        raise ValueError(
+            f"pretrained_name: {name} is no file, and to download needs nemo-asr[train,hub]: {error}"
+        ) from None
+    return ASRModel.from_pretrained(name).eval()
+
+
+def _device(config: TranscriptionConfig) -> str:
+    """The device by `device`, or by NVIDIA's `cuda` (a number; negative for the CPU) and `allow_mps`."""
+    import torch
+
+    if config.device:
+        return config.device
+    if config.cuda is not None:
+        return "cpu" if config.cuda < 0 else f"cuda:{config.cuda}"
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if config.allow_mps and torch.backends.mps.is_available() else "cpu"
+
+
+def _sources(config: TranscriptionConfig) -> tuple[Sequence[str | ManifestEntry], list[dict[str, Any]]]:
+    """What to transcribe, and the records that the texts are added to."""
+    from nemo_asr.data.manifest import ManifestRules, read_manifest
+    from nemo_config import ConfigError
+
+    if config.dataset_manifest:
+        entries = read_manifest(config.dataset_manifest, ManifestRules(need_text=False))
+        return entries, _records(entries, Path(config.output_filename or config.dataset_manifest).parent)
+    if config.audio:
+        paths = config.audio
+    elif config.audio_dir:
+        paths = sorted(map(str, Path(config.audio_dir).rglob(f"*.{config.audio_type}")))
+        if not paths:
+            raise ConfigError("audio_dir", config.audio_dir, f"holds no file *.{config.audio_type}")
+    else:
+        raise ConfigError("audio_dir", None, "names no audio: give files, audio_dir or dataset_manifest")
+    return paths, [{"audio_filepath": path} for path in paths]
+
+
+def _records(entries: Sequence[ManifestEntry], output_folder: Path) -> list[dict[str, Any]]:
+    """The manifests' lines as they are there; relative paths made absolute where the output stands elsewhere."""
+    lines = {name: Path(name).read_bytes().splitlines() for name in {entry.manifest for entry in entries}}
+    records = []
+    for entry in entries:
+        record: dict[str, Any] = json.loads(lines[entry.manifest][entry.line - 1].removeprefix(b"\xef\xbb\xbf"))
+        if output_folder.resolve() != Path(entry.manifest).parent.resolve():
+            record["audio_filepath"] = str(Path(entry.audio_filepath).resolve())
+        if entry.text:
+            record.setdefault("text", entry.text)
+        records.append(record)
+    return records
+
+
+def _transcribe(network: CtcNetwork, sources: Sequence[str | ManifestEntry], config: TranscriptionConfig) -> list[Any]:
+    """Texts or hypotheses, which all answer to `.text`."""
+    import torch
+
+    from nemo_asr.transcription import transcribe
+    from nemo_config import ConfigError
+
+    if config.amp_dtype not in AMP_DTYPES:
+        raise ConfigError("amp_dtype", config.amp_dtype, f"is none of {', '.join(AMP_DTYPES)}")
+    device = next(network.parameters()).device.type
+    with torch.autocast(device, getattr(torch, config.amp_dtype), enabled=config.amp):
+        return transcribe(
+            network,
+            sources,
+            batch_size=config.batch_size,
+            num_workers=config.num_workers,
+            channel_selector=cast("ChannelSelector", config.channel_selector),
+            timestamps=config.timestamps,
+        )
+
+
+def _duration_s(source: str | ManifestEntry) -> float:
+    from nemo_asr.data.audio import audio_duration
+
+    return audio_duration(source) if isinstance(source, str) else source.duration_s
+
+
+def write_manifest(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """JSON lines in UTF-8, in a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _line(record: dict[str, Any], transcripts: Transcripts) -> str:
+    """A recording's text, after its name where there are several, and before its words where they have times."""
+    name = f"{record['audio_filepath']}\t" if len(transcripts.records) > 1 else ""
+    words = [f"{word['start']:9.2f} {word['end']:9.2f}  {word['word']}" for word in record.get("word", ())]
+    return "\n".join([name + record[transcripts.key], *words])
+
+
+def _report(config: TranscriptionConfig, transcripts: Transcripts) -> None:
+    """Error rate where the manifest has texts, and the speed on request, to standard error."""
+    from nemo_asr.metrics import word_error_rate
+
+    references = [record.get(config.gt_text_attr_name) for record in transcripts.records]
+    if config.calculate_wer and references and all(references):
+        rate = word_error_rate(
+            [record[transcripts.key] for record in transcripts.records], list(map(str, references)), config.use_cer
+        )
+        print(f"{'CER' if config.use_cer else 'WER'} {rate:.2%}", file=sys.stderr)
+    if config.calculate_rtfx:
+        speed = transcripts.audio_s / transcripts.seconds
+        print(
+            f"{transcripts.audio_s:.1f} s in {transcripts.seconds:.1f} s, {speed:.1f} times real time", file=sys.stderr
+        )
