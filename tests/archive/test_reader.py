@@ -231,3 +231,22 @@ def test_a_truncated_file_is_refused_wherever_it_is_cut(golden, tmp_path, name):
         path.write_bytes(data[:size])
         with pytest.raises(ArchiveError):
             open_archive(path)
+
+
+def test_where_torch_or_numpy_is_missing_the_error_says_what_to_install(golden):
+    program = """
+import sys
+sys.modules.update(dict.fromkeys(["torch", "numpy"]))
+import nemo_archive.numpy
+for attempt in (lambda: nemo_archive.numpy.load_arrays(sys.argv[1]), lambda: __import__("nemo_archive.torch")):
+    try:
+        attempt()
+    except (ImportError, nemo_archive.ArchiveError) as error:
+        print(error)
+"""
+    path = str(golden / "quartznet_ctc_char" / "model.nemo")
+    run = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == [
+        "arrays of float32 need numpy: pip install 'nemo-archive[numpy]'",
+        "nemo_archive.torch needs torch: pip install 'nemo-archive[torch]'",
+    ]

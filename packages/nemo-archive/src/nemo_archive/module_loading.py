@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -55,33 +57,35 @@ class skip_init(TorchFunctionMode):  # noqa: N801 - a context manager, used like
         return result
 
 
-class _Adopt(TorchFunctionMode):
-    """Within it, `target.copy_(source)` makes a target of the module look at the source's memory, where it fits.
+@contextlib.contextmanager
+def _adopting(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Within it, `target.copy_(source)` makes each of these tensors look at the source's memory, where that fits.
 
     So `load_state_dict` runs as ever, with every hook and override, and each parameter stays the same object: tied
     weights stay tied, an LSTM's list of weights stays right, requires_grad and dtype stay. A memory that another
     tensor has adopted, another dtype, device or layout is copied.
     """
+    targets = list({id(tensor): tensor for tensor in tensors}.values())
+    adopted: set[int] = set()
+    try:
+        for target in targets:  # an attribute of the object goes before the method of its class
+            target.copy_ = functools.partial(_adopt, adopted, target)  # type: ignore[method-assign]
+        yield
+    finally:
+        for target in targets:
+            del target.copy_
 
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self._targets = {id(tensor): tensor for tensor in _named_tensors(module).values()}
-        self._adopted: set[int] = set()
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is Tensor.copy_ and len(args) >= 2 and id(args[0]) in self._targets:
-            target, source = args[0], args[1]
-            if _same_kind(target, source):
-                memory = source.untyped_storage().data_ptr()
-                if memory not in self._adopted:
-                    self._adopted.add(memory)
-                    target.data = source.detach()
-                    return target
-                if target.data_ptr() == source.data_ptr():  # a shared module is loaded once for each of its names
-                    return target
-        return func(*args, **(kwargs or {}))
+def _adopt(adopted: set[int], target: Tensor, source: Any, non_blocking: bool = False) -> Tensor:
+    if _same_kind(target, source):
+        memory = source.untyped_storage().data_ptr()
+        if memory not in adopted:
+            adopted.add(memory)
+            target.data = source.detach()
+            return target
+        if target.data_ptr() == source.data_ptr():  # a shared module is loaded once for each of its names
+            return target
+    return Tensor.copy_(target, source, non_blocking)
 
 
 def _same_kind(target: Tensor, source: Any) -> bool:
@@ -134,7 +138,7 @@ def _load(module: nn.Module, state_dict: Mapping[str, Any], *, strict: bool) -> 
     hook = module.register_load_state_dict_post_hook(note)  # type: ignore[no-untyped-call]
     failure = ""
     try:
-        with _Adopt(module):
+        with _adopting(before.values()):
             module.load_state_dict(state_dict, strict=False)
     except RuntimeError as error:
         failure = str(error)

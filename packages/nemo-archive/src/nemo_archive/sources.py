@@ -50,7 +50,10 @@ class MappedSource:
 
     def private_map(self) -> mmap.mmap | None:
         # From the open file, not from its name, which may meanwhile belong to another file.
-        return mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_COPY)
+        try:
+            return mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_COPY)
+        except ValueError as error:  # it was shortened in place, or closed by another thread
+            raise ArchiveError(f"cannot be mapped any more ({error})", path=str(self._file.name)) from None
 
     def close(self) -> None:
         # Not `_map.close()`: whoever looks at the map keeps it, and it goes with the last of them. (numpy may look

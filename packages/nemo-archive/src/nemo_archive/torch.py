@@ -15,7 +15,14 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from typing import Any, BinaryIO
 
-import torch
+try:
+    import torch
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise ModuleNotFoundError(
+        "nemo_archive.torch needs torch: pip install 'nemo-archive[torch]'", name="torch"
+    ) from None
 from torch import Tensor
 
 from nemo_archive.artifacts import WEIGHTS, Artifact

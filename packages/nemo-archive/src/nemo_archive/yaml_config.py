@@ -54,7 +54,7 @@ def parse_config(data: bytes) -> dict[str, Any]:
 
 
 def _check_depth(data: bytes) -> None:
-    """Walks the events first: the C composer recurses on the C stack, and a config of brackets would end the process."""
+    """Walks the events first: the C composer recurses on the C stack, where many brackets would end the process."""
     import yaml
 
     depth = 0
