@@ -151,3 +151,8 @@ def test_no_text_has_no_words():
     tokenizer = Pieces("▁a")
     tokenizer.encode = lambda text, lang=None: []
     assert align_words(peaked([1, 1], 2), "", tokenizer, FrameClock(0.01, 4)) == []
+
+
+def test_a_path_keeps_no_graph():
+    log_probs = random_log_probs(1, 8, 4)[0].requires_grad_()
+    assert not align_one(log_probs, [0, 1], blank=3).scores.requires_grad

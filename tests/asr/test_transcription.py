@@ -11,6 +11,7 @@ import soundfile
 import torch
 from torch import nn
 
+from nemo_asr import load_model
 from nemo_asr.data.audio import AudioError
 from nemo_asr.data.manifest import ManifestError
 from nemo_asr.decoding.ctc_greedy import CtcGreedyDecoder
@@ -402,3 +403,13 @@ def test_a_terminal_gets_a_progress_bar_from_each_of_several_threads(network, fi
     sys.stderr.truncate(0)
     assert transcribe(network, files, verbose=False) == TEXTS
     assert sys.stderr.getvalue().strip("\0") == ""
+
+
+@pytest.mark.parametrize("case", ["quartznet_ctc_char", "fastconformer_ctc_bpe", "conformer_ctc_bpe"])
+def test_threads_on_a_real_network_get_what_a_single_caller_gets(golden, case):
+    lengths = np.random.default_rng(0).integers(6000, 60000, 8)
+    audio = [np.random.default_rng(length).normal(0, 0.1, length).astype(np.float32) for length in lengths]
+    path = golden(case).path
+    expected = [load_model(path).transcribe(item)[0] for item in audio]
+    network = load_model(path)  # a new one, whose caches are filled by several threads at once
+    assert in_threads(lambda number: network.transcribe(audio[number])[0], len(audio)) == expected

@@ -62,6 +62,7 @@ class CtcAlignment:
         return float(self.scores.sum())
 
 
+@torch.no_grad()
 def ctc_forced_align(
     log_probs: Tensor, targets: Tensor, log_probs_len: Tensor, target_len: Tensor, blank: int
 ) -> list[CtcAlignment]:
@@ -122,25 +123,24 @@ def _search(
 ) -> tuple[Tensor, Tensor]:
     """Forward pass: how many states each best path advanced at each frame (T, B, S), and the final states (B,)."""
     B, T, _ = log_probs.shape
-    minus_infinity = log_probs.new_tensor(-torch.inf)
-    skip = torch.zeros_like(states, dtype=torch.bool)
-    skip[:, 2:] = (states[:, 2:] != blank) & (states[:, 2:] != states[:, :-2])
-    steps = torch.zeros((T, B, states.shape[1]), dtype=torch.int8, device=states.device)
-    best = torch.full(states.shape, -torch.inf, dtype=log_probs.dtype, device=states.device)
-    best[:, :2] = log_probs[:, 0].gather(1, states[:, :2])
+    S = states.shape[1]
+    may_skip = torch.zeros_like(states, dtype=torch.bool)
+    may_skip[:, 2:] = (states[:, 2:] != blank) & (states[:, 2:] != states[:, :-2])
+    skip_cost = torch.zeros(states.shape, dtype=log_probs.dtype, device=states.device)
+    skip_cost.masked_fill_(~may_skip, -torch.inf)
+    steps = torch.zeros((T, B, S), dtype=torch.int8, device=states.device)
+    # Two columns in front, where nothing ever is: what would come from before the first state.
+    best = torch.full((B, S + 2), -torch.inf, dtype=log_probs.dtype, device=states.device)
+    best[:, 2:4] = log_probs[:, 0].gather(1, states[:, :2])
     for t in range(1, T):
-        candidates = torch.stack((best, best.roll(1, dims=1), best.roll(2, dims=1)))
-        candidates[1, :, :1] = minus_infinity
-        candidates[2] = torch.where(skip, candidates[2], minus_infinity)
-        arrival, steps[t] = _max_of_three(candidates)
+        stay, advance, skip = best[:, 2:], best[:, 1:-1], best[:, :-2] + skip_cost
+        steps[t] = advance > stay
+        arrival = torch.maximum(stay, advance)
+        steps[t].masked_fill_(skip > arrival, 2)
+        arrival = torch.maximum(arrival, skip).add_(log_probs[:, t].gather(1, states))
         running = (t < log_probs_len).unsqueeze(1)
-        best = torch.where(running, arrival + log_probs[:, t].gather(1, states), best)
-    return steps, _final_states(best, target_len)
-
-
-def _max_of_three(candidates: Tensor) -> tuple[Tensor, Tensor]:
-    value, step = candidates.max(dim=0)
-    return value, step.to(torch.int8)
+        best[:, 2:] = torch.where(running, arrival, stay)
+    return steps, _final_states(best[:, 2:], target_len)
 
 
 def _final_states(best: Tensor, target_len: Tensor) -> Tensor:
