@@ -208,6 +208,11 @@ def test_an_unknown_key_of_a_restored_file_is_left_out():
 def test_an_omegaconf_section_is_read_too():
     config = OmegaConf.create({"rate": 8000, "train_ds": {**SECTION, "sample_rate": "${rate}"}})
     assert len(build_dataloader(config.train_ds, LETTERS, sample_rate=16000)) == 5
+    missing = OmegaConf.create({**SECTION, "manifest_filepath": "???", "sample_rate": None})
+    with pytest.raises(ConfigError, match=r"dev\.manifest_filepath"):
+        build_dataloader(missing, LETTERS, path="dev", sample_rate=8000)
+    absent = OmegaConf.create({"manifest_filepath": None, "batch_size": "???"})
+    assert build_dataloader(absent, LETTERS, sample_rate=8000) is None
 
 
 NVIDIAS_KEYS = """augmentor batch_size bucketing_batch_size bucketing_strategy is_tarred labels manifest_filepath

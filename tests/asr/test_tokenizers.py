@@ -114,6 +114,7 @@ def test_char_tokenizer_drops_unknown_characters_or_names_them():
     with pytest.raises(UnknownTextError, match="'\\?' 'é' outside the vocabulary") as caught:
         tokenizer.encode("a?é? b", unknown="error")
     assert caught.value.characters == ["?", "é"]
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -253,6 +254,7 @@ def test_build_without_a_model_file_says_which():
         ("  Hello, World! ", "en", "hello world"),
         ("It's 5% & more", "en", "it's 5 percent and more"),
         ("Café", "en", "cafe"),
+        ("Don’t — stop: a-b", "en", "don't stop a b"),
         ("Hello, World!", "base", "hello, world!"),
         ("Ёлка, да!", "ru", "елка да"),
     ],

@@ -81,7 +81,7 @@ class AudioTextDataConfig:
         "normalize shard_strategy shard_manifests defer_setup int_values blank_index unk_index bos_id eos_id pad_id "
         "use_dali tarred_audio_index_filepaths concat_sampling_technique concat_sampling_temperature "
         "concat_sampling_scale concat_sampling_probabilities concat_sampling_seed concat_shuffle code_switched "
-        "use_semi_sorted_batching randomization_factor name "
+        "use_semi_sorted_batching randomization_factor name val_loss_idx test_loss_idx "
         # how lhotse buffers, reads and shards: none of it changes which utterances there are
         "bucket_buffer_size shuffle_buffer_size num_cuts_for_bins_estimate concurrent_bucketing shard_seed "
         "max_open_streams cuda_expandable_segments pretokenize bucketing_2d_strict_mode force_finite "

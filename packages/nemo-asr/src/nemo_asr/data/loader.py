@@ -25,7 +25,7 @@ from nemo_asr.data.tarred import TarBucket, TarredAudioTextDataset
 from nemo_asr.data.utterance import SignalReader, TranscriptEncoder
 from nemo_asr.text.char import CharTokenizer
 from nemo_asr.text.tokenizer import Tokenizer
-from nemo_config import ConfigError, read_section
+from nemo_config import ConfigError, plain, read_section
 
 DEFAULT_SHUFFLE_BATCHES = 4
 """Batches of a tar set that are held back for shuffling where `shuffle_n` is not given."""
@@ -62,7 +62,13 @@ def build_dataloader(
         ConfigError: what is wrong in the section.
         ManifestError: what is wrong in a manifest, with its line.
     """
-    config = _read_config(section, path, strict, sample_rate)
+    values = section if isinstance(section, AudioTextDataConfig) else plain(section or {})
+    if isinstance(values, dict):
+        if "manifest_filepath" in values and not values["manifest_filepath"]:
+            return None  # a set that is not there may be incomplete
+        if sample_rate is not None and values.get("sample_rate") is None:
+            values["sample_rate"] = sample_rate
+    config = read_section(AudioTextDataConfig, values, path, strict=strict)
     if not config.manifest_filepath:
         return None
     try:
@@ -74,12 +80,6 @@ def build_dataloader(
     except ValueError as error:
         raise _located(error, config, path) from error
     return _make_loader(config, dataset, sampler)
-
-
-def _read_config(section: Any, path: str, strict: bool, sample_rate: int | None) -> AudioTextDataConfig:
-    if sample_rate is not None and isinstance(section, Mapping) and section.get("sample_rate") is None:
-        section = {**section, "sample_rate": sample_rate}
-    return read_section(AudioTextDataConfig, section, path, strict=strict)
 
 
 def _located(error: ValueError, config: AudioTextDataConfig, path: str) -> ValueError:

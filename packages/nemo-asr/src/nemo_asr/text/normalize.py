@@ -6,15 +6,14 @@ punctuation that is no label. Numbers and abbreviations are left as they are her
 
 from __future__ import annotations
 
-import string
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 SPELLED = {"en": {"+": " plus ", "&": " and ", "%": " percent "}, "ru": {"+": " плюс ", "ё": "е"}, "base": {}}
 
 
 def normalize_transcript(text: str, labels: Sequence[str], parser: str = "en") -> str:
-    """Lower-cases a transcript and, for `en` and `ru`, replaces the punctuation that is not among the labels by spaces.
+    """Lower-cases a transcript and, for `en` and `ru`, replaces punctuation and signs that are no labels by spaces.
 
     Raises:
         ValueError: an unknown parser.
@@ -29,8 +28,17 @@ def normalize_transcript(text: str, labels: Sequence[str], parser: str = "en") -
     for sign, spelled in SPELLED[parser].items():
         if sign not in labels:
             text = text.replace(sign, spelled)
-    blanks = {ord(sign): " " for sign in string.punctuation if sign not in labels}
-    return " ".join(text.translate(blanks).split())
+    return " ".join("".join(_blanked(text, frozenset(labels))).split())
+
+
+def _blanked(text: str, labels: frozenset[str]) -> Iterator[str]:
+    for sign in text:
+        if sign in "‘’" and "'" in labels:
+            yield "'"
+        elif sign not in labels and unicodedata.category(sign)[0] in "PS":
+            yield " "
+        else:
+            yield sign
 
 
 def _without_accents(text: str, labels: Sequence[str]) -> str:

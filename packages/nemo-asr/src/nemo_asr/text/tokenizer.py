@@ -14,16 +14,18 @@ class UnknownTextError(ValueError):
     """Text with characters that the vocabulary cannot spell.
 
     Attributes:
+        text: the text.
         characters: what is unknown, each once, in order of appearance.
     """
 
     def __init__(self, text: str, characters: Sequence[str]) -> None:
+        self.text = text
         self.characters = list(dict.fromkeys(characters))
         named = " ".join(repr(character) for character in self.characters)
         super().__init__(f"text {text!r}: {named} outside the vocabulary")
 
-    def __reduce__(self) -> tuple[type[Exception], tuple[str]]:
-        return ValueError, (str(self),)  # workers send exceptions by pickle
+    def __reduce__(self) -> tuple[type[UnknownTextError], tuple[str, list[str]]]:
+        return type(self), (self.text, self.characters)
 
 
 @runtime_checkable
