@@ -230,3 +230,8 @@ def test_limits_of_the_section_reach_the_manifest():
     loader = build_dataloader({**SECTION, "min_duration": 2.0, "max_duration": 3.5, "batch_size": 1}, LETTERS)
     expected = read_manifest(HELDOUT, ManifestRules(2.0, 3.5))
     assert len(loader) == len(expected) < 19
+
+
+def test_a_set_without_utterances_is_an_error():
+    with pytest.raises(ManifestError, match=r"heldout_repeated\.jsonl: no utterance is left"):
+        build_dataloader({**SECTION, "min_duration": 100.0}, LETTERS)

@@ -12,7 +12,7 @@ from nemo_asr.data.augment import build_augmentor
 from nemo_asr.data.config import AudioTextDataConfig
 from nemo_asr.data.dataset import AudioTextDataset
 from nemo_asr.data.manifest import ManifestEntry, ManifestError, ManifestRules, read_manifest
-from nemo_asr.data.paths import group_paths
+from nemo_asr.data.paths import PathSpec, flatten_paths, group_paths
 from nemo_asr.data.sampler import (
     BatchBudget,
     Bucket,
@@ -104,12 +104,17 @@ def _build_dataset(
     )
     if config.is_tarred:
         return _build_tarred(config, reader, encoder, training)
-    entries = read_manifest(config.manifest_filepath, _rules(config))
+    entries = _utterances(config, config.manifest_filepath)
     return AudioTextDataset(entries, reader, encoder, seed=config.seed, return_sample_id=config.return_sample_id)
 
 
-def _rules(config: AudioTextDataConfig) -> ManifestRules:
-    return ManifestRules(config.min_duration, config.max_duration, config.max_utts, tarred=config.is_tarred)
+def _utterances(config: AudioTextDataConfig, manifest: PathSpec) -> list[ManifestEntry]:
+    rules = ManifestRules(config.min_duration, config.max_duration, config.max_utts, tarred=config.is_tarred)
+    entries = read_manifest(manifest, rules)
+    if not entries:
+        names = ", ".join(flatten_paths(manifest))
+        raise ManifestError(f"{names}: no utterance is left; look at the manifest, min_duration and max_duration")
+    return entries
 
 
 def _build_tarred(
@@ -122,7 +127,7 @@ def _build_tarred(
         raise ValueError(f"tarred_audio_filepaths: {len(tars)} bucket(s) for the {len(manifests)} of manifest_filepath")
     shuffle = training if config.shuffle is None else config.shuffle
     held = DEFAULT_SHUFFLE_BATCHES * (config.batch_size or 1) if config.shuffle_n is None else config.shuffle_n
-    entries = [read_manifest(manifest, _rules(config)) for manifest in manifests]
+    entries = [_utterances(config, manifest) for manifest in manifests]
     return TarredAudioTextDataset(
         _tar_buckets(config, entries, tars),
         reader,
