@@ -100,6 +100,14 @@ def test_json_lines_go_to_standard_output(clips, capsys):
     assert record["word"] == META["transcribe_timestamps"][0]["timestamp"]["word"]
 
 
+def test_a_pretrained_model_comes_from_its_repository(clips, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *names: asked.append(names) or MODEL)
+    assert transcribe.main([str(clips / "0.wav"), "pretrained_name=nvidia/stt_small"]) == 0
+    assert asked == [("nvidia/stt_small", "stt_small.nemo")]
+    assert capsys.readouterr().out == META["transcribe"][0] + "\n"
+
+
 def test_decoding_options_are_taken_from_the_command_line(clips, capsys):
     arguments = [MODEL, str(clips / "0.wav"), "--json", "--timestamps", "ctc_decoding.ctc_timestamp_type=word"]
     assert transcribe.main(arguments) == 0
@@ -113,6 +121,7 @@ def test_decoding_options_are_taken_from_the_command_line(clips, capsys):
         ([], "audio_dir: None names no audio"),
         (["audio_dir=."], "audio_dir: '.' holds no file *.wav"),
         ([MODEL, "CLIP", "amp_dtype=float8"], "amp_dtype: 'float8' is none of float16, bfloat16"),
+        (["CLIP", "pretrained_name=gone"], "pretrained_name: 'gone' is neither a file nor a repository"),
         ([MODEL, "gone.wav"], "gone.wav: there is no such audio file"),
         (["gone.nemo", "CLIP"], "gone.nemo"),
         (["CLIP", "CLIP"], "0.wav"),

@@ -121,26 +121,32 @@ def load_network(config: TranscriptionConfig) -> CtcNetwork:
     from nemo_asr import load_model
     from nemo_config import ConfigError
 
-    source = config.model_path or config.pretrained_name
-    if source is None:
-        raise ConfigError("model_path", None, "names no model: give a .nemo file")
-    if config.model_path is None and not Path(source).expanduser().exists():
-        network = _download(source).to(_device(config))
+    if config.model_path:
+        path = Path(config.model_path).expanduser()
+    elif config.pretrained_name:
+        path = _pretrained_file(config.pretrained_name)
     else:
-        network = load_model(Path(source).expanduser(), device=_device(config))
+        raise ConfigError("model_path", None, "names no model: give a .nemo file")
+    network = load_model(path, device=_device(config))
     if config.ctc_decoding != CtcDecodingConfig():
         network.set_decoding(asdict(config.ctc_decoding), strict=True)
     return network
 
 
-def _download(name: str) -> Any:
+def _pretrained_file(name: str) -> Path:
+    """A file on the disk, or what the Hugging Face repository `organisation/model` holds as `model.nemo`."""
+    from nemo_config import ConfigError
+
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if name.count("/") != 1:
+        raise ConfigError("pretrained_name", name, "is neither a file nor a repository, which is organisation/model")
     try:
-        from nemo_asr.models import ASRModel
-    except ImportError as error:
-        raise ValueError(
-            f"pretrained_name: {name} is no file, and to download needs nemo-asr[train,hub]: {error}"
-        ) from None
-    return ASRModel.from_pretrained(name).eval()
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        raise ConfigError("pretrained_name", name, "is to be downloaded: pip install 'nemo-asr[hub]'") from None
+    return Path(hf_hub_download(name, f"{name.rpartition('/')[2]}.nemo"))
 
 
 def _device(config: TranscriptionConfig) -> str:
