@@ -31,9 +31,7 @@ def _network_class(target: object, path: str | PathLike[str]) -> type[CtcNetwork
     raise ConfigError("target", target, f"is not among the models that can be loaded ({known}); the file is {path}")
 
 
-def load_model(
-    path: str | PathLike[str], *, device: str | torch.device = "cpu", mmap: bool = True
-) -> CtcNetwork:
+def load_model(path: str | PathLike[str], *, device: str | torch.device = "cpu", mmap: bool = True) -> CtcNetwork:
     """The network of a `.nemo` file, in eval mode.
 
     Args:

@@ -9,6 +9,7 @@ config of your own, NVIDIA's included; `+init_from_nemo_model=base.nemo` starts 
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,6 +52,8 @@ def train(config: DictConfig, callbacks: Sequence[Callback] = ()) -> None:
     from nemo_config import plain
     from nemo_expmgr import exp_manager
 
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()  # they print each line once more
     if config.get("seed") is not None:
         lightning.seed_everything(int(config["seed"]), workers=True)
     trainer = build_trainer(plain(config.get("trainer") or {}), callbacks)
