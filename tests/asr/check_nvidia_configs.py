@@ -67,6 +67,7 @@ EVERY = [
     "model.validation_ds.manifest_filepath={manifest}",
     "model.train_ds.batch_size=2",
     "model.validation_ds.batch_size=2",
+    "++model.test_ds.manifest_filepath=null",
     "++model.train_ds.num_workers=0",
     "++model.validation_ds.num_workers=0",
     "trainer.accelerator=cpu",
