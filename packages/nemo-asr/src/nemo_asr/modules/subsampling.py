@@ -173,6 +173,7 @@ class ConvSubsampling(nn.Module):
         self.conv_channels = conv_channels
         self.halvings = subsampling_factor.bit_length() - 1
         self.stage = Halving.of(subsampling, is_causal and subsampling != "dw_striding_conv1d")
+        self.depthwise = subsampling.startswith("dw_")
         self.over_mel_bins = not subsampling.endswith("conv1d")
         # out before conv: checkpoints of optimizers count parameters in NVIDIA's order
         self.out = nn.Linear(conv_channels * self.length(feat_in), feat_out) if self.over_mel_bins else None
@@ -226,9 +227,10 @@ class ConvSubsampling(nn.Module):
         x = x.masked_fill(~_valid(x.size(1), lengths).unsqueeze(2), 0.0)
         if self.out is None:
             return self._convolve(x.transpose(1, 2), lengths).transpose(1, 2)
-        # channels last, in which depthwise and pointwise convolutions are twice as fast on a CPU
-        x_BCTF = self._convolve(x.unsqueeze(3).permute(0, 3, 1, 2), lengths)
-        return self.out(x_BCTF.transpose(1, 2).flatten(2))
+        # channels last is up to twice as fast on a CPU, but for the gradients of full convolutions
+        channels_last = self.depthwise or not torch.is_grad_enabled()
+        x_BCTF = x.unsqueeze(3).permute(0, 3, 1, 2) if channels_last else x.unsqueeze(1)
+        return self.out(self._convolve(x_BCTF, lengths).transpose(1, 2).flatten(2))
 
     def _convolve(self, x: Tensor, lengths: Tensor) -> Tensor:
         """The convolutions on x (B, C, T[, F]), with frames beyond the lengths set to zero before each activation."""
