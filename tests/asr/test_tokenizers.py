@@ -175,6 +175,16 @@ def test_aggregate_gives_each_language_its_own_range(model_bytes):
     assert [both.lang_of(i) for i in (0, english.vocab_size - 1, english.vocab_size)] == ["en", "en", "es"]
 
 
+def test_nvidias_names_of_the_methods_give_the_same(model_bytes):
+    english, chars = SentencePieceTokenizer(model_bytes), CharTokenizer("teh cal")
+    both = AggregateTokenizer({"en": english, "es": chars})
+    for tokenizer, lang in ((english, None), (chars, None), (both, "es")):
+        ids = tokenizer.encode("the call", lang)
+        assert tokenizer.text_to_ids("the call", lang) == ids
+        assert tokenizer.ids_to_text(np.array(ids)) == "the call"
+        assert tokenizer.text_to_tokens("the call", lang) == tokenizer.ids_to_tokens(ids) == tokenizer.tokens(ids)
+
+
 def test_aggregate_needs_a_language_that_it_has(model_bytes):
     both = AggregateTokenizer({"en": SentencePieceTokenizer(model_bytes)})
     with pytest.raises(ValueError, match="lang: missing"):

@@ -86,7 +86,8 @@ def _is_about_input(error: Exception) -> bool:
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Overrides, and all else; a file whose name looks like an override is a file."""
-    overrides, rest = [], []
+    overrides: list[str] = []
+    rest: list[str] = []
     for argument in arguments:
         assigns = "=" in argument and not argument.startswith("-")
         deletes = argument.startswith("~") and not argument.startswith("~/")
@@ -100,7 +101,7 @@ def _key(override: str) -> str:
 
 
 def _without_ignored(overrides: list[str], schema: type, program: str) -> list[str]:
-    ignored = getattr(schema, "IGNORED_KEYS", frozenset())
+    ignored: frozenset[str] = getattr(schema, "IGNORED_KEYS", frozenset())
     dropped = [override for override in overrides if _key(override).split(".")[0] in ignored]
     if dropped:
         print(f"{program}: without effect here: {' '.join(dropped)}", file=sys.stderr)

@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
 
 from nemo_asr.text.sentence_piece import WORD_BOUNDARY
-from nemo_asr.text.tokenizer import Tokenizer, UnknownMode
+from nemo_asr.text.tokenizer import PieceTokenizer, Tokenizer, UnknownMode
 
 
-class AggregateTokenizer:
+class AggregateTokenizer(PieceTokenizer):
     """Tokenizers of several languages side by side, ids in the order in which the languages are given.
 
     Args:
         tokenizers: language -> tokenizer.
     """
 
-    bos_id: int | None = None
-    eos_id: int | None = None
-    pad_id: int | None = None
-
     def __init__(self, tokenizers: Mapping[str, Tokenizer]) -> None:
         if not tokenizers:
             raise ValueError("langs: no language is given")
+        super().__init__(piece for tokenizer in tokenizers.values() for piece in tokenizer.vocabulary)
         self.tokenizers = dict(tokenizers)
-        self.offsets: dict[str, int] = {}
-        self._vocabulary: list[str] = []
-        for lang, tokenizer in self.tokenizers.items():
-            self.offsets[lang] = len(self._vocabulary)
-            self._vocabulary.extend(tokenizer.vocabulary)
-        self._langs = list(self.offsets)
-        self._starts = list(self.offsets.values())
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self._vocabulary)
-
-    @property
-    def vocabulary(self) -> list[str]:
-        return list(self._vocabulary)
+        sizes = (tokenizer.vocab_size for tokenizer in self.tokenizers.values())
+        self._langs = list(self.tokenizers)
+        self._starts = list(accumulate(sizes, initial=0))[:-1]
+        self.offsets = dict(zip(self._langs, self._starts, strict=True))
 
     def encode(self, text: str, lang: str | None = None, *, unknown: UnknownMode = "replace") -> list[int]:
         """The ids of a text in the language `lang`, which must be given.
@@ -53,12 +40,9 @@ class AggregateTokenizer:
         offset = self.offsets[lang]
         return [offset + index for index in self.tokenizers[lang].encode(text, unknown=unknown)]
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """The text of ids of any mixture of languages; like NVIDIA's, it keeps a leading word boundary as a space."""
         return "".join(self.tokens(ids)).replace(WORD_BOUNDARY, " ")
-
-    def tokens(self, ids: Sequence[int]) -> list[str]:
-        return [self._vocabulary[int(index)] for index in ids]
 
     def lang_of(self, index: int) -> str:
         """The language to which an id belongs."""

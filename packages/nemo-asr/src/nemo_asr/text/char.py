@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from nemo_asr.text.tokenizer import UnknownMode, UnknownTextError
+from nemo_asr.text.tokenizer import PieceTokenizer, UnknownMode, UnknownTextError
 
 
-class CharTokenizer:
+class CharTokenizer(PieceTokenizer):
     """Each label is a token. Labels of several characters (`<noise>`) are matched as whole words.
 
     Args:
@@ -17,29 +17,17 @@ class CharTokenizer:
         ValueError: a label that is no text, is empty, or stands twice.
     """
 
-    bos_id: int | None = None
-    eos_id: int | None = None
-    pad_id: int | None = None
-
     def __init__(self, labels: Sequence[str]) -> None:
-        self._labels = [str(label) for label in labels]
-        if not self._labels:
+        super().__init__(str(label) for label in labels)
+        if not self._pieces:
             raise ValueError("labels: an empty list is no vocabulary")
-        if "" in self._labels:
+        if "" in self._pieces:
             raise ValueError("labels: an empty label is no character")
-        self._ids = {label: index for index, label in enumerate(self._labels)}
-        if len(self._ids) < len(self._labels):
-            twice = next(label for label in self._labels if self._labels.count(label) > 1)
+        self._ids = {label: index for index, label in enumerate(self._pieces)}
+        if len(self._ids) < len(self._pieces):
+            twice = next(label for label in self._pieces if self._pieces.count(label) > 1)
             raise ValueError(f"labels: {twice!r} stands in the list twice")
-        self._words = frozenset(label for label in self._labels if len(label) > 1)
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self._labels)
-
-    @property
-    def vocabulary(self) -> list[str]:
-        return list(self._labels)
+        self._words = frozenset(label for label in self._pieces if len(label) > 1)
 
     def encode(self, text: str, lang: str | None = None, *, unknown: UnknownMode = "replace") -> list[int]:
         """The ids of a text, character by character; unknown characters are dropped or raise."""
@@ -49,11 +37,8 @@ class CharTokenizer:
             raise UnknownTextError(text, [piece for piece in pieces if piece not in self._ids])
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         return "".join(self.tokens(ids))
-
-    def tokens(self, ids: Sequence[int]) -> list[str]:
-        return [self._labels[int(index)] for index in ids]
 
     def _split(self, text: str) -> list[str]:
         if not self._words:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from nemo_asr.text.tokenizer import UnknownMode, UnknownTextError
+from nemo_asr.text.tokenizer import PieceTokenizer, UnknownMode, UnknownTextError
 
 WORD_BOUNDARY = "▁"
 SPECIAL_PIECES = frozenset({"<s>", "</s>", "<pad>", "<unk>"})
 
 
-class SentencePieceTokenizer:
+class SentencePieceTokenizer(PieceTokenizer):
     """A SentencePiece model; its ids are the pieces' places in the model, `<unk>` among them, as in NVIDIA's files.
 
     Encoding and decoding may be called from several threads. Instances pickle as the model's bytes.
@@ -34,7 +34,7 @@ class SentencePieceTokenizer:
             loaded = False
         if not loaded:
             raise ValueError(f"{len(self.model)} bytes that are no SentencePiece model")
-        self._pieces: list[str] = [self._processor.id_to_piece(i) for i in range(len(self._processor))]
+        super().__init__(self._processor.id_to_piece(i) for i in range(len(self._processor)))
         self.unk_id = int(self._processor.unk_id())
         self.bos_id = _or_none(self._processor.bos_id())
         self.eos_id = _or_none(self._processor.eos_id())
@@ -43,14 +43,6 @@ class SentencePieceTokenizer:
     def __reduce__(self) -> tuple[type[SentencePieceTokenizer], tuple[bytes]]:
         return type(self), (self.model,)
 
-    @property
-    def vocab_size(self) -> int:
-        return len(self._pieces)
-
-    @property
-    def vocabulary(self) -> list[str]:
-        return list(self._pieces)
-
     def encode(self, text: str, lang: str | None = None, *, unknown: UnknownMode = "replace") -> list[int]:
         """The ids of a text; what the model cannot spell becomes `<unk>` or raises."""
         ids: list[int] = self._processor.encode(text, out_type=int)
@@ -58,11 +50,8 @@ class SentencePieceTokenizer:
             raise UnknownTextError(text, self._unknown_characters(text))
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         return str(self._processor.decode([int(index) for index in ids]))
-
-    def tokens(self, ids: Sequence[int]) -> list[str]:
-        return [self._pieces[int(index)] for index in ids]
 
     def vocab_txt(self) -> bytes:
         """The `vocab.txt` that NVIDIA's toolkit wants beside the model: BERT's spelling, without special pieces."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 UnknownMode: TypeAlias = Literal["replace", "error"]
@@ -60,3 +61,54 @@ class Tokenizer(Protocol):
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """The piece of each id."""
+
+
+class PieceTokenizer(ABC):
+    """What the tokenizers here have in common: a list of pieces, and NVIDIA's names of the methods, which scripts call.
+
+    Args:
+        pieces: the spelling of each id.
+    """
+
+    bos_id: int | None = None
+    eos_id: int | None = None
+    pad_id: int | None = None
+
+    def __init__(self, pieces: Iterable[str]) -> None:
+        self._pieces = list(pieces)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self._pieces)
+
+    @property
+    def vocabulary(self) -> list[str]:
+        return list(self._pieces)
+
+    @abstractmethod
+    def encode(self, text: str, lang: str | None = None, *, unknown: UnknownMode = "replace") -> list[int]:
+        """The ids of a text."""
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The piece of each id."""
+        return [self._pieces[int(index)] for index in ids]
+
+    def text_to_ids(self, text: str, lang: str | None = None) -> list[int]:
+        """NVIDIA's name of `encode`."""
+        return self.encode(text, lang)
+
+    def ids_to_text(self, ids: Iterable[int]) -> str:
+        """NVIDIA's name of `decode`; ids may be a tensor."""
+        return self.decode(ids)
+
+    def text_to_tokens(self, text: str, lang: str | None = None) -> list[str]:
+        """The pieces of a text, by NVIDIA's name."""
+        return self.tokens(self.encode(text, lang))
+
+    def ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
+        """NVIDIA's name of `tokens`."""
+        return self.tokens(ids)
