@@ -202,6 +202,26 @@ def test_an_error_of_the_user_is_one_line_and_status_1(run, project, arguments, 
     assert "\n" not in caught.value.code
 
 
+def test_each_job_of_a_sweep_tells_its_error_once_and_the_others_run(project, monkeypatch, caplog):
+    seen = []
+
+    def task(cfg):
+        seen.append(cfg.model.lr)
+        if cfg.model.lr != 2:
+            _ = cfg.data.manifest
+
+    monkeypatch.setattr(sys, "argv", ["script", "-m", "model.lr=1,2,3"])
+    with pytest.raises(SystemExit) as caught:
+        hydra_runner(config_path=str(project / "conf"), config_name="train")(task)()
+    assert seen == [1, 2, 3]
+    assert caught.value.code == "of the sweep's jobs these failed: #0, #2"
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert [error.partition(": ???")[0] for error in errors] == [
+        "job #0: data.manifest",
+        "job #2: data.manifest",
+    ]
+
+
 def test_hydra_full_error_brings_the_traceback_back(project, monkeypatch):
     from hydra.errors import ConfigCompositionException
 

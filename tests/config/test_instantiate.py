@@ -112,6 +112,8 @@ def test_a_key_without_meaning_here_is_dropped_with_one_line(speech_package, cap
         ),
         ({"n_heads": 7}, "e.n_heads: 7 does not divide d_model 8"),
         ({"norm": {"_target_": NORM}}, "e.norm.size: must be given: Norm needs it"),
+        ({"_args_": 5}, "e._args_: 5 must be a list"),
+        ({"_partial_": "false"}, "e._partial_: 'false' must be a bool"),
         ({"norm": {"_target_": None}}, "e.norm._target_: None must be the dotted name of a class"),
     ],
 )

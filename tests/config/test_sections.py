@@ -1,5 +1,7 @@
 import enum
+import importlib
 import logging
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -7,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 from omegaconf import OmegaConf
 
-from nemo_config import ConfigError, check_keys, read_section
+from nemo_config import ConfigError, check_keys, instantiate, read_section, register_targets
 
 
 class Mode(enum.Enum):
@@ -130,6 +132,41 @@ def test_where_a_file_speaks_unknown_and_meaningless_keys_cost_one_line_each(cap
         "d: keys without a meaning for Data are ignored: use_dali",
         "d.augment: keys that Augment does not know are left out: newer",
     ]
+
+
+@pytest.mark.parametrize("evaluable", [True, False])
+def test_fields_that_a_dataclass_inherits_are_checked_by_their_own_modules_names(tmp_path, monkeypatch, evaluable):
+    head = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    later = "" if evaluable else "    loader: NameForTheTypeCheckerOnly = None\n"
+    (tmp_path / "base_section.py").write_text(
+        f"{head}from pathlib import Path as Folder\n@dataclass\nclass Base:\n    folder: Folder | None = None\n{later}"
+    )
+    (tmp_path / "derived_section.py").write_text(
+        f"{head}from base_section import Base\n@dataclass\nclass Derived(Base):\n    size: int = 1\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("base_section", "derived_section"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    derived = importlib.import_module("derived_section").Derived
+    assert read_section(derived, {"folder": "/data"}, "d").folder == Path("/data")
+    with pytest.raises(ConfigError, match=r"^d\.size: 'x' must be an int$"):
+        read_section(derived, {"size": "x"}, "d")
+    with pytest.raises(ConfigError, match=r"^d\.folder: 3 must be a Path or null$"):
+        read_section(derived, {"folder": 3}, "d")
+
+
+def test_a_constructor_that_a_dataclass_writes_itself_is_read_by_its_own_annotations(fresh_tables):
+    @dataclass(init=False)
+    class Odd:
+        size: int
+
+        def __init__(self, size: str):
+            self.size = len(size)
+
+    register_targets({"tests.Odd": Odd})
+    assert instantiate({"_target_": "tests.Odd", "size": "abc"}).size == 3
+    with pytest.raises(ConfigError, match=r"size: 3 must be a str"):
+        instantiate({"_target_": "tests.Odd", "size": 3})
 
 
 def test_check_keys_gives_the_known_part(caplog):

@@ -10,6 +10,7 @@ import enum
 import inspect
 import os
 import pathlib
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -69,8 +70,8 @@ def _checked_container(value: Any, annotation: Any, origin: Any, path: str) -> A
             return _refuse(path, value, _spelled(annotation))
         item = arguments[1] if len(arguments) == 2 else Any
         return {key: checked(part, item, join(path, key)) for key, part in plain_value(value, path).items()}
-    if origin is pathlib.Path and isinstance(value, str):
-        return pathlib.Path(value)
+    if origin in (pathlib.Path, os.PathLike):
+        return pathlib.Path(value) if isinstance(value, (str, os.PathLike)) else _refuse(path, value, "a path")
     if isinstance(origin, type) and issubclass(origin, enum.Enum):
         return _checked_enum(value, origin, path)
     return value
@@ -142,18 +143,33 @@ def _spelled(annotation: Any) -> str:
 
 
 def annotations_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """The evaluated annotations of a function's or constructor's parameters, without those that cannot be evaluated."""
-    owner: Any = function.__init__ if inspect.isclass(function) else function
+    """The evaluated annotations of a function's or constructor's parameters, without those that cannot be evaluated.
+
+    Those of a dataclass are read from its fields: each is evaluated in the module of the class that declares it, while
+    the generated constructor knows only the module of the last one.
+    """
+    owner: Any = function
+    if inspect.isclass(function) and not _has_generated_constructor(function):
+        owner = function.__init__
     try:
         return typing.get_type_hints(owner)
     except Exception:  # one of the names exists for the type checker only
         return _evaluated_one_by_one(owner)
 
 
+def _has_generated_constructor(owner: type) -> bool:
+    definer = next(base for base in owner.__mro__ if "__init__" in vars(base))
+    made = vars(definer).get("__dataclass_params__")
+    return made is not None and made.init
+
+
 def _evaluated_one_by_one(owner: Any) -> dict[str, Any]:
     found = {}
-    for name, annotation in getattr(owner, "__annotations__", {}).items():
-        single = types.SimpleNamespace(__annotations__={name: annotation})
-        with contextlib.suppress(Exception):
-            found.update(typing.get_type_hints(single, getattr(owner, "__globals__", {})))
+    for declaring in reversed(owner.__mro__) if inspect.isclass(owner) else (owner,):
+        module = sys.modules.get(getattr(declaring, "__module__", ""))
+        names = getattr(declaring, "__globals__", None) or getattr(module, "__dict__", {})
+        for name, annotation in inspect.get_annotations(declaring).items():
+            single = types.SimpleNamespace(__annotations__={name: annotation})
+            with contextlib.suppress(Exception):
+                found.update(typing.get_type_hints(single, names))
     return found

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from nemo_config.resolvers import register_resolvers
 
+log = logging.getLogger(__name__)
 Task = Callable[..., Any]
 SCHEMA_NAME, PRIMARY_NAME = "nemo_config_schema", "nemo_config_primary"
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -88,20 +89,29 @@ def _run(task: Task, config_path: str | None, config_name: str | None, schema: t
     command = _command_line(sys.argv[1:], _folder_of(task), config_path, config_name)
     name = _primary_config(command, schema)
     wants_traceback = os.environ.get(FULL_ERROR) == "1"
+    failed: dict[Exception, str] = {}  # to the job of the sweep that raised it
     with _sweep_folder([*command.options, *command.overrides]) as sweep:
         argv = [sys.argv[0], *command.options, "--", *QUIET_HYDRA, *sweep, *command.overrides]
-        run = _in_process_of(list(sys.argv), os.environ.get(FULL_ERROR), task, wants_traceback)
+        run = _in_process_of(list(sys.argv), os.environ.get(FULL_ERROR), task, wants_traceback, failed)
         try:
             with _replaced(argv, "1"):  # "1": Hydra raises its errors instead of printing them
                 hydra_main(version_base="1.3", config_path=command.config_dir, config_name=name)(run)()
         except Exception as error:
             if wants_traceback or not is_about_config(error, composing=True):
                 raise
+            if error in failed:  # told already
+                raise SystemExit(f"of the sweep's jobs these failed: {', '.join(failed.values())}") from error
             raise SystemExit(one_line(error, command.config_dir, command.config_name)) from error
 
 
-def _in_process_of(argv: list[str], full_error: str | None, task: Task, wants_traceback: bool) -> Task:
-    """The function, run with the user's own `sys.argv` and environment: Lightning starts `sys.argv` again for DDP."""
+def _in_process_of(
+    argv: list[str], full_error: str | None, task: Task, wants_traceback: bool, failed: dict[Exception, str]
+) -> Task:
+    """The function, run with the user's own `sys.argv` and environment: Lightning starts `sys.argv` again for DDP.
+
+    Hydra goes on with the next job of a sweep where one fails, and raises the first error at the end: each is logged
+    at once, and its job added to `failed`.
+    """
 
     @functools.wraps(task)
     def run(cfg: Any) -> Any:
@@ -114,8 +124,14 @@ def _in_process_of(argv: list[str], full_error: str | None, task: Task, wants_tr
             try:
                 return task(cfg)
             except Exception as error:
-                single = HydraConfig.get().mode == RunMode.RUN
-                if wants_traceback or not single or not is_about_config(error, composing=False):
+                about_config = is_about_config(error, composing=False)
+                hydra = HydraConfig.get()
+                if hydra.mode == RunMode.MULTIRUN:
+                    failed[error] = f"#{hydra.job.num}"
+                    said = one_line(error) if about_config else f"{type(error).__name__}: {error}"
+                    log.error("job %s: %s", failed[error], said)
+                    raise
+                if wants_traceback or not about_config:
                     raise
                 # SystemExit is no Exception, so Hydra does not put a line of its own before it.
                 raise SystemExit(one_line(error)) from error

@@ -55,11 +55,12 @@ def _build(section: dict[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, 
         raise ConfigError(path, ABSENT, "has no _target_, the name of the class to build")
     target = resolve_target(section["_target_"], join(path, "_target_"))
     parameters = _parameters(target)
-    listed = [] if args else section.get("_args_", [])
+    listed = [] if args else checked(section.get("_args_") or [], list, join(path, "_args_"))
     taken = {*kwargs, *_names_of_positions(parameters, len(args or listed))}
     values = {key: value for key, value in section.items() if key not in SPECIAL_KEYS and key not in taken}
     values = _accepted(values, target, parameters, path, strict)
-    recursive = bool(section.get("_recursive_", True))
+    recursive = checked(section.get("_recursive_", True), bool, join(path, "_recursive_"))
+    partial = checked(section.get("_partial_", False), bool, join(path, "_partial_"))
     if recursive:
         _check_nested_targets(values, path)
         _check_nested_targets(listed, join(path, "_args_"))
@@ -71,7 +72,7 @@ def _build(section: dict[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, 
         for key, value in values.items()
     }
     args = args or tuple(_argument(listed, list, join(path, "_args_"), recursive, strict))
-    return _call(target, args, {**given, **kwargs}, parameters, bool(section.get("_partial_", False)), path)
+    return _call(target, args, {**given, **kwargs}, parameters, partial, path)
 
 
 def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
