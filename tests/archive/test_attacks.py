@@ -41,7 +41,7 @@ ATTACKS = {
     "file and folder": ([entry("model_config.yaml", tarfile.DIRTYPE)], "'model_config.yaml': is a folder and a file"),
     "old sparse file": ([entry("x", tarfile.GNUTYPE_SPARSE)], "sparse"),
     "new sparse file": ([entry("x", pax_headers={"GNU.sparse.major": "1"})], "sparse"),
-    "global header that renames": ([entry("x", tarfile.XGLTYPE)], "pax record"),
+    "global header of zeros": ([entry("x", tarfile.XGLTYPE)], "pax record"),
     "unknown kind": ([entry("x", b"Z")], "type b'Z'"),
     "size by pax record": ([entry("x", pax_headers={"size": "99999999"})], "'x': truncated"),
     "negative size by pax record": ([entry("x", pax_headers={"size": "-512"})], "size '-512'"),
@@ -90,6 +90,34 @@ def test_a_header_with_a_right_checksum_and_wrong_fields_is_refused(make_tar, ch
     path.write_bytes(header_of(path.read_bytes(), change=change))
     with pytest.raises(ArchiveError):
         open_archive(path)
+
+
+def with_extension(path, kind: bytes, *records: tuple[str, bytes]) -> None:
+    """Puts an extended header of these records before the first member of a tar file."""
+    data = b""
+    for key, value in records:
+        body = b" " + key.encode() + b"=" + value + b"\n"
+        length = next(n for n in range(len(body) + 1, len(body) + 9) if len(str(n)) + len(body) == n)
+        data += str(length).encode() + body
+    header = entry("PaxHeaders/x", kind)
+    header.size = len(data)
+    path.write_bytes(header.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % 512) + path.read_bytes())
+
+
+@pytest.mark.parametrize("record", [("path", b"other"), ("size", b"1")])
+def test_a_global_header_that_renames_or_resizes_is_refused(make_tar, record):
+    path = make_tar(CONFIG)
+    with_extension(path, tarfile.XGLTYPE, ("comment", b"git commit"), record)
+    with pytest.raises(ArchiveError, match="a global header that renames or resizes"):
+        open_archive(path)
+
+
+def test_attributes_that_are_no_text_are_no_attack(make_tar):
+    path = make_tar(CONFIG)
+    with_extension(path, tarfile.XHDTYPE, ("SCHILY.xattr.com.apple.lastuseddate#PS", b"\xde\xad\n\0\xff"))
+    with tarfile.open(path) as tar, open_archive(path) as archive:
+        assert tar.getnames() == list(archive.members) == ["model_config.yaml"]
+        assert archive.config() == {"a": 1}
 
 
 def test_a_damaged_second_header_is_refused_with_its_place(make_tar):

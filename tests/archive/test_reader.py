@@ -6,6 +6,7 @@ import concurrent.futures
 import hashlib
 import io
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -216,6 +217,13 @@ def test_a_file_that_is_no_archive_is_called_what_it_is(tmp_path, content, meani
 def test_a_tar_without_config_says_what_it_holds(make_tar):
     with pytest.raises(ArchiveError, match=r"has no model_config\.yaml, but a\.txt, b\.txt"):
         open_archive(make_tar({"a.txt": b"", "b.txt": b""}))
+
+
+def test_an_error_survives_pickling(tmp_path):
+    with pytest.raises(ArchiveError) as caught:
+        open_archive(shutil.copy(__file__, tmp_path / "no.nemo"))
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (type(copy), str(copy), copy.path) == (ArchiveError, str(caught.value), str(tmp_path / "no.nemo"))
 
 
 def test_a_missing_file_is_an_oserror(tmp_path):

@@ -7,6 +7,7 @@ without looking again.
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from math import prod
 from typing import Any, NamedTuple
 
@@ -117,7 +118,10 @@ def read_checkpoint(span: Span) -> Checkpoint:
 
 
 def _flatten(content: Any, budget: int) -> dict[str, StoredTensor]:
-    """Tensors by dotted name. `budget` bounds the walk: shared containers could make it exponential."""
+    """Tensors by dotted name. `budget` bounds the walk: shared containers could make it exponential.
+
+    It leads through the `_metadata` of state dicts, too, which loading copies.
+    """
     found: dict[str, StoredTensor] = {}
     stack: list[tuple[str, Any, int]] = [("", content, 0)]
     while stack:
@@ -131,6 +135,8 @@ def _flatten(content: Any, budget: int) -> dict[str, StoredTensor]:
             found[name] = value
         elif isinstance(value, dict | list | tuple):
             entries = list(value.items() if isinstance(value, dict) else enumerate(value))
+            if isinstance(value, OrderedDict) and hasattr(value, "_metadata"):
+                entries.append(("_metadata", value._metadata))
             stack.extend((f"{name}.{key}" if name else str(key), item, depth + 1) for key, item in reversed(entries))
     return found
 

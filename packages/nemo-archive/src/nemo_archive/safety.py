@@ -17,7 +17,7 @@ class ArchiveError(Exception):
     """
 
     def __init__(self, rule: str, *, path: str = "", member: str = "") -> None:
-        super().__init__(rule, path, member)
+        super().__init__(rule)  # a pickled copy is made of this alone, and gets the attributes afterwards
         self.rule, self.path, self.member = rule, path, member
 
     def __str__(self) -> str:

@@ -14,6 +14,7 @@ from nemo_archive.sources import Source
 BLOCK = 512
 _LONGEST_EXTENSION = 1 << 20  # bytes of a pax record or a long name
 _REGULAR = b"0\x007"
+_EXTENSIONS = (b"x", b"g", b"L", b"K")
 _REFUSED = {
     b"1": "hard links are refused",
     b"2": "symbolic links are refused",
@@ -55,14 +56,15 @@ def index_tar(source: Source, path: str) -> dict[str, Member]:
     offset = 0
     while (header := _read_header(source, offset, path)) is not None:
         offset += BLOCK
-        size = _decimal(overrides["size"], path) if "size" in overrides else header.size
+        resized = "size" in overrides and header.kind not in _EXTENSIONS
+        size = _decimal(overrides["size"], path) if resized else header.size
         if offset + size > source.size:
             raise ArchiveError(
                 f"truncated: needs {offset + size} bytes, the file ends after {source.size}",
                 path=path,
                 member=overrides.get("path", header.name),
             )
-        if header.kind in (b"x", b"L", b"K", b"g"):
+        if header.kind in _EXTENSIONS:
             overrides |= _extension(source, offset, header, path)
         else:
             name = member_name(overrides.get("path", header.name), path)
@@ -143,16 +145,19 @@ def _extension(source: Source, offset: int, header: _Header, path: str) -> dict[
     if header.kind == b"L":
         return {"path": _text(data, path)}
     records = _pax_records(data, path)
-    if any(key.startswith("GNU.sparse") for key in records):
-        raise ArchiveError("sparse members are refused", path=path, member=records.get("path", ""))
-    wanted = {key: value for key, value in records.items() if key in ("path", "size")}
+    wanted = {key: _text(records[key.encode()], path) for key in ("path", "size") if key.encode() in records}
+    if any(key.startswith(b"GNU.sparse") for key in records):
+        raise ArchiveError("sparse members are refused", path=path, member=wanted.get("path", ""))
     if header.kind == b"g" and wanted:
         raise ArchiveError("a global header that renames or resizes members is refused", path=path)
     return wanted
 
 
-def _pax_records(data: bytes, path: str) -> dict[str, str]:
-    """`<length> <key>=<value>\\n`, where the length counts the whole record."""
+def _pax_records(data: bytes, path: str) -> dict[bytes, bytes]:
+    """`<length> <key>=<value>\\n`, where the length counts the whole record.
+
+    Values stay bytes: the extended attributes that macOS adds to a file are no text.
+    """
     records = {}
     position = 0
     while position < len(data):
@@ -162,6 +167,6 @@ def _pax_records(data: bytes, path: str) -> dict[str, str]:
         key, equals, value = record[len(digits) + 1 : -1].partition(b"=")
         if not equals or len(record) != length or record[-1:] != b"\n":
             raise ArchiveError("damaged: unreadable pax record", path=path)
-        records[_text(key, path)] = _text(value, path)
+        records[key] = value
         position += length
     return records
