@@ -53,10 +53,12 @@ def draw(model: Path, manifest: Path, run: Path, picture: Path) -> Path:
     extent = (0, features.shape[1] * frame_s, 0, features.shape[0])
     mel_axes.imshow(features, origin="lower", aspect="auto", extent=extent, cmap="magma")
     mel_axes.set(xlabel="seconds", ylabel="mel bin", title="A training clip, its words where the model hears them")
-    for word in words:
-        mel_axes.axvspan(word.start_s, word.end_s, ymin=0.9, color="white", alpha=0.75)
-        middle = (word.start_s + word.end_s) / 2
-        mel_axes.text(middle, 0.95 * features.shape[0], word.word, ha="center", va="center", fontsize=9)
+    mel_axes.set_xlim(extent[:2])
+    for index, word in enumerate(words):
+        row = index % 3  # neighbours in different rows, so that short words do not cover each other
+        mel_axes.axvspan(word.start_s, word.end_s, ymin=0.92 - 0.06 * row, ymax=0.98 - 0.06 * row, color="white")
+        middle, height = (word.start_s + word.end_s) / 2, (0.95 - 0.06 * row) * features.shape[0]
+        mel_axes.text(middle, height, word.word, ha="center", va="center", fontsize=9, backgroundcolor="white")
     figure.savefig(picture, dpi=110)
     plt.close(figure)
     return picture
