@@ -122,6 +122,46 @@ def test_intermediate_ctc_weighs_the_losses_of_inner_layers(tokenizer):
     assert not torch.equal(metrics["val_inter_ctc_loss_l0"], loss)
 
 
+@pytest.mark.parametrize(
+    ("name", "overrides", "says"),
+    [
+        ("quickstart", [*TINY, "model.interctc.apply_at_layers=[4]"], "must be layers from 0 to 0"),
+        ("quickstart", [*TINY, "model.interctc.apply_at_layers=[0,0]"], "as many as loss_weights"),
+        ("citrinet_512", ["+model.interctc.apply_at_layers=[4]"], "ConvASREncoder is not"),
+    ],
+)
+def test_intermediate_ctc_that_does_not_fit_the_encoder_is_an_error_at_once(tokenizer, name, overrides, says):
+    weights = ["++model.interctc.loss_weights=[0.3]", f"model.tokenizer.dir={tokenizer}"]
+    with torch.device("meta"), pytest.raises(ConfigError, match=rf"model\.interctc\.apply_at_layers: .*{says}"):
+        EncDecCTCModelBPE(cfg=config_of(name, *overrides, *weights).model)
+
+
+def test_numbers_of_the_utterances_may_follow_in_a_batch(tokenizer):
+    model = EncDecCTCModelBPE(cfg=small_bpe(tokenizer).model).eval()
+    batch = (*noise(12000, 9000).values(), torch.tensor([[5, 6, 7], [8, 9, 0]]), torch.tensor([3, 2]))
+    numbered = (*batch, torch.tensor([17, 4]))
+    assert model.training_step(numbered, 0) == model.training_step(batch, 0)
+    assert model.validation_step(numbered, 0) == model.validation_step(batch, 0)
+
+
+@pytest.mark.parametrize(("interval", "logged"), [(3, [2, 5]), (1, [0, 1, 2, 3, 4, 5]), (0, [])])
+def test_the_error_rate_of_a_batch_is_computed_where_the_trainer_logs(tokenizer, interval, logged):
+    model = EncDecCTCModelBPE(cfg=small_bpe(tokenizer).model, trainer=Trainer(log_every_n_steps=interval, logger=False))
+    assert [step for step in range(6) if model.logs_step(step)] == logged
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_gradients_that_are_not_finite_become_zero_on_request(tokenizer, skip):
+    model = EncDecCTCModelBPE(cfg=small_bpe(tokenizer, f"+model.skip_nan_grad={skip}").model)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    model.on_after_backward()
+    assert all(parameter.grad.eq(1).all() for parameter in model.parameters())
+    next(model.parameters()).grad.view(-1)[0] = torch.nan
+    model.on_after_backward()
+    assert all(parameter.grad.eq(0).all() for parameter in model.parameters()) is skip
+
+
 def test_a_new_vocabulary_replaces_the_head_and_keeps_the_encoder(tokenizer, tmp_path):
     torch.manual_seed(0)
     model = EncDecCTCModelBPE(cfg=small_bpe(tokenizer).model)
@@ -137,6 +177,34 @@ def test_a_new_vocabulary_replaces_the_head_and_keeps_the_encoder(tokenizer, tmp
     assert restored.tokenizer.vocabulary == model.tokenizer.vocabulary
     assert len(restored.tokenizer.vocabulary) == 48
     assert len(restored.artifacts) == 3
+
+
+def test_a_vocabulary_that_is_not_there_leaves_the_model_as_it_was(tokenizer, tmp_path):
+    model = EncDecCTCModelBPE(cfg=small_bpe(tokenizer).model)
+    with pytest.raises(FileNotFoundError, match=r"tokenizer\.model_path: .*nowhere"):
+        model.change_vocabulary(str(tmp_path / "nowhere"), "bpe")
+    model.save_to(tmp_path / "model.nemo")
+    restored = ASRModel.restore_from(tmp_path / "model.nemo", map_location="cpu")
+    assert restored.tokenizer.vocabulary == model.tokenizer.vocabulary
+    assert len(restored.artifacts) == 3
+
+
+def test_a_new_head_is_in_the_mode_of_the_old_one_and_decodes_as_asked(tokenizer, tmp_path):
+    model = EncDecCTCModelBPE(cfg=small_bpe(tokenizer).model).eval()
+    model.change_vocabulary(str(tokenizer), "bpe", decoding_cfg={"compute_timestamps": True})
+    assert not any(module.training for module in model.modules())
+    assert model.cfg.decoding.compute_timestamps
+    assert model.decoding.config.wants_timestamps
+
+
+def test_another_decoding_sets_the_temperature_of_the_head(tokenizer):
+    model = EncDecCTCModelBPE(cfg=small_bpe(tokenizer).model).eval()
+    audio = noise(12000)
+    before = model(**audio)[0]
+    model.change_decoding_strategy({"temperature": 2.0}, verbose=False)
+    torch.testing.assert_close(model(**audio)[0], (before / 2.0).log_softmax(-1))
+    model.change_decoding_strategy(model.cfg.decoding)
+    assert model.decoder.temperature == 2.0
 
 
 def test_a_character_model_takes_its_labels_and_can_change_them(tmp_path):
@@ -160,6 +228,10 @@ def test_a_character_model_takes_its_labels_and_can_change_them(tmp_path):
         ("+model.preprocessor.feature=80", ["model.preprocessor.feature", "features"]),
         ("model.encoder._target_=os.system", ["model.encoder._target_", "os.system"]),
         ("+model.decoding.strategy=beem", ["model.decoding.strategy", "beem"]),
+        ("+model.decoding.greedy.ngram_lm_model=en.nemo", ["model.decoding.greedy.ngram_lm_model", "en.nemo"]),
+        ("+model.decoding.confidence_cfg.preserve_word_confidence=true", ["confidence_cfg.preserve_word_confidence"]),
+        ("+model.adapters.linear={}", ["model.adapters"]),
+        ("model.encoder=null", ["model.encoder", "must be a section"]),
     ],
 )
 def test_a_typing_error_names_path_value_and_rule(tokenizer, override, says):

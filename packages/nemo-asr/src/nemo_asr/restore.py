@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from nemo_archive import Artifact
     from nemo_asr.networks import CtcNetwork
 
 NETWORKS = {
@@ -43,6 +44,7 @@ def load_model(path: str | PathLike[str], *, device: str | torch.device = "cpu",
     Raises:
         nemo_archive.ArchiveError: the file is no archive, or its weights do not fit its config.
         nemo_config.ConfigError: the file's model class or a value of its config is not supported.
+        FileNotFoundError: there is no such file, or it lacks its tokenizer.
     """
     from nemo_archive import open_archive
     from nemo_archive.torch import build_and_load, load_state_dict
@@ -52,7 +54,11 @@ def load_model(path: str | PathLike[str], *, device: str | torch.device = "cpu",
         network_class = _network_class(config.get("target"), path)
         artifacts = archive.artifacts()
         state_dict = load_state_dict(archive, mmap=mmap)
-    network = build_and_load(
-        lambda: network_class.from_config(config, lambda name, _: artifacts[name], strict=False), state_dict
-    )
+
+    def fetch(config_path: str, source: str) -> Artifact:
+        if config_path not in artifacts:
+            raise FileNotFoundError(f"{config_path}: {source} is not in {path}")
+        return artifacts[config_path]
+
+    network = build_and_load(lambda: network_class.from_config(config, fetch, strict=False), state_dict)
     return network.to(device).eval()

@@ -5,6 +5,7 @@ B batch, T frames, V vocabulary with blank, the last class.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from nemo_asr.decoding.timestamps import (
 
 if TYPE_CHECKING:
     from nemo_asr.text import Tokenizer
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,8 @@ class CtcGreedyDecoder:
     Args:
         section: the `decoding` section of the model's config, or what is left of it; None for the defaults.
         tokenizer: its `vocab_size` is the id of blank.
-        strict: unknown keys and strategies are errors at once (a person typed them); otherwise a file's beam strategy
-            is an error only when something is decoded.
+        strict: what is unknown or not here is an error at once (a person typed it); otherwise a file's beam strategy
+            is an error only when something is decoded, and a language model, phrases or confidence are left out.
         path: where the section stands, for errors.
     """
 
@@ -98,6 +102,7 @@ class CtcGreedyDecoder:
             kind=self.config.ctc_timestamp_type,
         )
         self._check_options()
+        self._check_features(strict)
         if strict:
             self._check_strategy()
 
@@ -110,6 +115,13 @@ class CtcGreedyDecoder:
             raise _config_error(
                 f"{self.path}.batch_dim_index", self.config.batch_dim_index, "is not 0, the only order offered"
             )
+
+    def _check_features(self, strict: bool) -> None:
+        for key, value in self.config.missing_features():
+            error = _config_error(f"{self.path}.{key}", value, "asks for what this version does not have yet")
+            if strict:
+                raise error
+            logger.warning("%s; it is left out", error)
 
     def _check_strategy(self) -> None:
         strategy = self.config.strategy

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -11,14 +13,17 @@ from torch.utils.data import DataLoader
 from nemo_asr.text.tokenizer import Tokenizer
 from nemo_expmgr import NemoModel
 
-Batch = tuple[Tensor, Tensor, Tensor, Tensor]
-"""signal (B, L), signal_len (B,), transcript (B, U), transcript_len (B,)"""
+logger = logging.getLogger(__name__)
+
+Batch = tuple[Tensor, ...]
+"""signal (B, L), signal_len (B,), transcript (B, U), transcript_len (B,); the utterances' numbers may follow"""
 
 
 class ASRModel(NemoModel):
     """Base of the trainable recognisers; `ASRModel.restore_from(path)` gives the class that the file names."""
 
     tokenizer: Tokenizer
+    sample_rate: int
 
     def build_dataloader(self, section: DictConfig, path: str, training: bool) -> DataLoader[Any] | None:
         """The loader of a `train_ds`, `validation_ds` or `test_ds` section."""
@@ -27,16 +32,16 @@ class ASRModel(NemoModel):
         return build_dataloader(
             section,
             self.tokenizer,
-            sample_rate=int(self.cfg.get("sample_rate") or self.cfg.preprocessor.get("sample_rate", 16000)),
+            sample_rate=self.sample_rate,
             path=path,
             training=training,
             strict=self.strict_config,
         )
 
-    @property
-    def log_every_n_steps(self) -> int:
-        """How often the trainer logs; 1 without a trainer."""
-        return int(getattr(self._trainer, "log_every_n_steps", 1))
+    def logs_step(self, batch_idx: int) -> bool:
+        """Whether the trainer logs after this batch; without a trainer always."""
+        interval: int = getattr(self._trainer, "log_every_n_steps", 1)
+        return interval > 0 and (batch_idx + 1) % interval == 0
 
     def log_step(self, loss: Tensor, metrics: dict[str, Tensor]) -> None:
         """Logs a training step under NVIDIA's names."""
@@ -46,6 +51,19 @@ class ASRModel(NemoModel):
         self.log("learning_rate", self._trainer.optimizers[0].param_groups[0]["lr"], prog_bar=True)
         self.log("global_step", float(self._trainer.global_step))
         self.log_dict({name: value.detach() for name, value in metrics.items()})
+
+    def on_after_backward(self) -> None:
+        """With `skip_nan_grad`, a step with gradients that are not finite on some process is made with zeros."""
+        if not self.cfg.get("skip_nan_grad"):
+            return
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        finite = torch.stack([gradient.isfinite().all() for gradient in gradients]).all().int()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(finite, op=torch.distributed.ReduceOp.MIN)
+        if not finite:
+            logger.warning("gradients are not finite: this step is made with zeros (skip_nan_grad)")
+            for gradient in gradients:
+                gradient.zero_()
 
     def validation_pass(self, batch: Batch) -> dict[str, Tensor]:
         """Metrics of a batch by name (`val_…`); each family has its own."""

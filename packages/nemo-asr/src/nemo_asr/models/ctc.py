@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,11 +14,14 @@ from nemo_asr.losses.ctc import CTCLoss
 from nemo_asr.metrics.wer import WER
 from nemo_asr.models.asr_model import ASRModel, Batch
 from nemo_asr.models.inter_ctc import InterCtc
-from nemo_asr.networks.ctc import CtcNetwork, build_ctc_parts
+from nemo_asr.networks.ctc import CtcNetwork, build_ctc_decoder, build_ctc_parts, section_of
 from nemo_asr.text.build import build_tokenizer
 from nemo_asr.text.char import CharTokenizer
 from nemo_asr.text.tokenizer import Tokenizer
-from nemo_config import instantiate, plain
+from nemo_config import plain
+from nemo_expmgr.artifact_store import ArtifactStore
+
+logger = logging.getLogger(__name__)
 
 
 class EncDecCTCModel(CtcNetwork, ASRModel):
@@ -32,13 +36,16 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
         ASRModel.__init__(self, cfg, trainer)
         config = plain(self.cfg)
         self.assemble(build_ctc_parts(config, self.artifact, strict=self.strict_config))
-        self.inter_ctc = InterCtc(config.get("interctc"))
-        self._set_loss_and_metric()
+        self.inter_ctc = InterCtc(config.get("interctc"), self.encoder, strict=self.strict_config)
+        self.loss = self._make_loss()
+        self.wer = self._make_metric()
 
-    def _set_loss_and_metric(self) -> None:
+    def _make_loss(self) -> CTCLoss:
         reduction = self.cfg.get("ctc_reduction", "mean_batch")
-        self.loss = CTCLoss(self.tokenizer.vocab_size, zero_infinity=True, reduction=reduction)
-        self.wer = WER(
+        return CTCLoss(self.tokenizer.vocab_size, zero_infinity=True, reduction=reduction)
+
+    def _make_metric(self) -> WER:
+        return WER(
             self.decoding,
             use_cer=self.cfg.get("use_cer", False),
             log_prediction=self.cfg.get("log_prediction", False),
@@ -58,7 +65,7 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
         """Loss of a batch (signal (B, L), signal_len (B,), transcript (B, U), transcript_len (B,))."""
         loss, metrics, predictions = self._losses(batch)
         metrics = {name.removeprefix("val_"): value for name, value in metrics.items()}
-        if (batch_idx + 1) % self.log_every_n_steps == 0:
+        if self.logs_step(batch_idx):
             metrics["training_batch_wer"] = self._error_counts(predictions, batch)[0]
         self.log_step(loss, metrics)
         return loss
@@ -71,7 +78,7 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
 
     def _losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, Tensor]]:
         """Loss, the metrics of inner layers, and (log-probabilities, lengths)."""
-        signal, signal_len, transcript, transcript_len = batch
+        signal, signal_len, transcript, transcript_len = batch[:4]
         targets = {"targets": transcript, "target_lengths": transcript_len}
         if not self.inter_ctc.layers:
             log_probs, encoded_len, _ = self(input_signal=signal, input_signal_length=signal_len)
@@ -90,28 +97,40 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
         self.wer.update(predictions[0].detach(), predictions[1], batch[2], batch[3])
         return self.wer.compute()
 
-    def change_vocabulary(self, new_vocabulary: Sequence[str]) -> None:
-        """Replaces the characters, and the decoder by a new one for them; front end and encoder stay."""
-        if list(new_vocabulary) != list(self.tokenizer.vocabulary):
-            self._replace_tokenizer(CharTokenizer(list(new_vocabulary)), {"labels": list(new_vocabulary)})
+    def change_vocabulary(self, new_vocabulary: Sequence[str], decoding_cfg: Mapping[str, Any] | None = None) -> None:
+        """Replaces the characters, and the decoder by a new one for them; front end and encoder stay.
 
-    def _replace_tokenizer(self, tokenizer: Tokenizer, changes: Mapping[str, Any]) -> None:
-        vocabulary = list(tokenizer.vocabulary)
+        Args:
+            new_vocabulary: the characters; nothing happens if they are the present ones.
+            decoding_cfg: another `decoding` section; None keeps the present one.
+        """
+        if list(new_vocabulary) != list(self.tokenizer.vocabulary):
+            labels = list(new_vocabulary)
+            self._replace_tokenizer(CharTokenizer(labels), {"labels": labels}, decoding_cfg)
+
+    def _replace_tokenizer(
+        self, tokenizer: Tokenizer, changes: Mapping[str, Any], decoding_cfg: Mapping[str, Any] | None
+    ) -> None:
         config = {**plain(self.cfg), **changes}
+        vocabulary = list(tokenizer.vocabulary)
         config["decoder"] = {**config["decoder"], "num_classes": len(vocabulary), "vocabulary": vocabulary}
-        section = {**config["decoder"], "feat_in": self.decoder._feat_in}
-        decoder = instantiate(section, path="model.decoder", strict=False)
-        self.decoder = decoder.to(next(self.encoder.parameters()).device)
+        feat_in: Any = self.decoder._feat_in
+        decoder = build_ctc_decoder(section_of(config, "decoder"), feat_in, tokenizer, strict=False)
+        self.decoder = decoder.to(next(self.encoder.parameters()).device).train(self.decoder.training)
         self.tokenizer = tokenizer
         self.cfg = config
-        self.change_decoding_strategy(config.get("decoding"))
+        self.loss = self._make_loss().train(self.loss.training)
+        self.change_decoding_strategy(decoding_cfg)
 
-    def change_decoding_strategy(self, decoding_cfg: Mapping[str, Any] | None = None) -> None:
-        """Takes another `decoding` section; None keeps the present one."""
+    def change_decoding_strategy(self, decoding_cfg: Mapping[str, Any] | None = None, verbose: bool = True) -> None:
+        """Takes another `decoding` section; None keeps the present one. With `verbose` it is logged."""
         section = plain(decoding_cfg) if decoding_cfg is not None else plain(self.cfg).get("decoding") or {}
         self.set_decoding(section, strict=decoding_cfg is not None)
-        self.cfg = {**plain(self.cfg), "decoding": section}
-        self._set_loss_and_metric()
+        self.decoder.temperature = self.decoding.config.temperature  # type: ignore[assignment]
+        self.keep_section("decoding", section)
+        self.wer = self._make_metric()
+        if verbose:
+            logger.info("decoding: %s", section)
 
 
 class EncDecCTCModelBPE(EncDecCTCModel):
@@ -123,17 +142,22 @@ class EncDecCTCModelBPE(EncDecCTCModel):
         super().__init__(cfg, trainer)
 
     def change_vocabulary(  # type: ignore[override]
-        self, new_tokenizer_dir: str | Mapping[str, Any], new_tokenizer_type: str = "bpe"
+        self,
+        new_tokenizer_dir: str | Mapping[str, Any],
+        new_tokenizer_type: str = "bpe",
+        decoding_cfg: Mapping[str, Any] | None = None,
     ) -> None:
         """Replaces the tokenizer, and the decoder by a new one for it; front end and encoder stay.
 
         Args:
             new_tokenizer_dir: folder of a tokenizer, or a whole `tokenizer` section (aggregate tokenizers).
             new_tokenizer_type: `bpe`, for a folder.
+            decoding_cfg: another `decoding` section; None keeps the present one.
         """
         if isinstance(new_tokenizer_dir, Mapping):
             section = plain(new_tokenizer_dir)
         else:
             section = {"dir": str(new_tokenizer_dir), "type": new_tokenizer_type}
+        build_tokenizer(section, ArtifactStore().fetch)  # if this fails, the model is still what it was
         self.forget_artifacts("tokenizer")
-        self._replace_tokenizer(build_tokenizer(section, self.artifact), {"tokenizer": section})
+        self._replace_tokenizer(build_tokenizer(section, self.artifact), {"tokenizer": section}, decoding_cfg)

@@ -27,26 +27,45 @@ class InterCtcConfig:
 class LayeredEncoder(Protocol):
     """An encoder that gives the outputs of its inner layers, too."""
 
+    layers: nn.ModuleList
+
     def encode(self, audio_signal: Tensor, length: Tensor, *, capture_layers: Sequence[int]) -> Encoded: ...
 
 
 class InterCtc:
-    """Runs an encoder so that it gives the outputs of inner layers, and adds their losses."""
+    """Runs an encoder so that it gives the outputs of inner layers, and adds their losses.
 
-    def __init__(self, section: Mapping[str, Any] | None) -> None:
-        config = read_section(InterCtcConfig, section, "model.interctc")
+    Args:
+        section: the `interctc` section.
+        encoder: the model's encoder.
+        strict: unknown keys are errors.
+
+    Raises:
+        ConfigError: weights and layers that do not fit each other, or the encoder.
+    """
+
+    def __init__(self, section: Mapping[str, Any] | None, encoder: nn.Module, *, strict: bool) -> None:
+        config = read_section(InterCtcConfig, section, "model.interctc", strict=strict)
         self.layers: Sequence[int] = config.apply_at_layers
         self.weights: Sequence[float] = config.loss_weights
         if len(self.layers) != len(self.weights):
             raise ConfigError("model.interctc.apply_at_layers", self.layers, "must be as many as loss_weights")
         if sum(self.weights) >= 1:
             raise ConfigError("model.interctc.loss_weights", self.weights, "must sum to less than 1")
+        if self.layers:
+            self._check_encoder(encoder)
 
-    def encode(self, encoder: nn.Module, features: Tensor, features_len: Tensor) -> Encoded:
-        """Runs an encoder that can capture its layers on features (B, F, T)."""
+    def _check_encoder(self, encoder: nn.Module) -> None:
         if not isinstance(encoder, LayeredEncoder):
             rule = f"needs an encoder of layers, which {type(encoder).__name__} is not"
             raise ConfigError("model.interctc.apply_at_layers", self.layers, rule)
+        last = len(encoder.layers) - 1
+        if not all(0 <= layer <= last for layer in self.layers):
+            raise ConfigError("model.interctc.apply_at_layers", self.layers, f"must be layers from 0 to {last}")
+
+    def encode(self, encoder: nn.Module, features: Tensor, features_len: Tensor) -> Encoded:
+        """Runs the encoder on features (B, F, T), and captures its layers."""
+        assert isinstance(encoder, LayeredEncoder)
         return encoder.encode(features, features_len, capture_layers=self.layers)
 
     def add_losses(

@@ -30,7 +30,7 @@ CTC_MODEL_KEYS = frozenset(
 """The keys of a CTC model's config that mean something here."""
 
 CTC_IGNORED_KEYS = frozenset(
-    "repeat dropout separable kernel_size_factor name adapters variational_noise compute_eval_loss nsys_profile "
+    "repeat dropout separable kernel_size_factor name variational_noise compute_eval_loss nsys_profile "
     "memory_profile use_loss_scale rnnt_reduction".split()
 )
 """Keys that NVIDIA's configs carry: anchors for other sections, or features that are not of these models."""
@@ -56,7 +56,7 @@ def build_ctc_tokenizer(config: Mapping[str, Any], fetch: ArtifactFetch) -> Toke
     """SentencePiece or aggregate where the config has a `tokenizer`, else characters from its labels."""
     if config.get("tokenizer"):
         return build_tokenizer(config["tokenizer"], fetch)
-    labels = (config.get("decoder") or {}).get("vocabulary") or config.get("labels")
+    labels = section_of(config, "decoder").get("vocabulary") or config.get("labels")
     if not labels:
         raise ValueError("model.labels: null names no characters; give labels, or a tokenizer section")
     return CharTokenizer(list(labels))
@@ -73,30 +73,45 @@ def build_ctc_parts(config: Mapping[str, Any], fetch: ArtifactFetch, *, strict: 
     from nemo_config import check_keys, instantiate
 
     check_keys(config, CTC_MODEL_KEYS, "model", ignored=CTC_IGNORED_KEYS, strict=strict)
+    front_end, head = section_of(config, "preprocessor"), section_of(config, "decoder")
     tokenizer = build_ctc_tokenizer(config, fetch)
-    preprocessor = instantiate(config["preprocessor"], path="model.preprocessor", strict=strict)
-    encoder = instantiate(config["encoder"], path="model.encoder", strict=strict)
-    decoder = instantiate(
-        config["decoder"],
-        path="model.decoder",
-        strict=strict,
-        feat_in=config["decoder"].get("feat_in") or encoder._feat_out,
-        num_classes=tokenizer.vocab_size,
-        vocabulary=list(tokenizer.vocabulary),
-    )
+    preprocessor = instantiate(front_end, path="model.preprocessor", strict=strict)
+    encoder = instantiate(section_of(config, "encoder"), path="model.encoder", strict=strict)
+    decoder = build_ctc_decoder(head, head.get("feat_in") or encoder._feat_out, tokenizer, strict=strict)
     augment = config.get("spec_augment")
+    sample_rate = int(config.get("sample_rate") or front_end.get("sample_rate", 16000))
     return CtcParts(
         preprocessor=preprocessor,
         spec_augmentation=instantiate(augment, path="model.spec_augment", strict=strict) if augment else None,
         encoder=encoder,
         decoder=decoder,
         tokenizer=tokenizer,
-        sample_rate=int(config.get("sample_rate") or config["preprocessor"].get("sample_rate", 16000)),
-        window_stride_s=float(config["preprocessor"].get("window_stride", 0.01)),
+        sample_rate=sample_rate,
+        window_stride_s=front_end.get("window_stride", 0.01) or front_end["n_window_stride"] / sample_rate,
         subsampling_factor=encoder.subsampling_factor,
         decoding=config.get("decoding") or {},
         strict=strict,
     )
+
+
+def build_ctc_decoder(section: Mapping[str, Any], feat_in: int, tokenizer: Tokenizer, *, strict: bool) -> nn.Module:
+    """The head that a `decoder` section describes, for encoder outputs of width `feat_in` and a tokenizer's pieces."""
+    from nemo_config import instantiate
+
+    vocabulary = list(tokenizer.vocabulary)
+    sizes: dict[str, Any] = {"feat_in": feat_in, "num_classes": len(vocabulary), "vocabulary": vocabulary}
+    decoder: nn.Module = instantiate(section, path="model.decoder", strict=strict, **sizes)
+    return decoder
+
+
+def section_of(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section that must be there; in files from before 1.0 its keys stand under `params`."""
+    from nemo_config import ConfigError
+
+    section = config.get(name)
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"model.{name}", section, "must be a section: a CTC model needs it")
+    return {**(section.get("params") or {}), **section}
 
 
 class CtcNetwork(nn.Module):
