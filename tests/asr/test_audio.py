@@ -98,12 +98,19 @@ def test_unsigned_bytes_are_unsigned_pcm():
     np.testing.assert_array_equal(load_audio(np.array([128, 192, 0], np.uint8), 8000, source_rate=8000), [0, 0.5, -1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_tensors_of_any_float_type_are_taken(dtype):
+    tensor = torch.tensor([0, 0.5, -0.5, -1], dtype=dtype)
+    np.testing.assert_array_equal(load_audio(tensor, 8000, source_rate=8000), [0, 0.5, -0.5, -1])
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         (np.zeros(0, np.float32), "holds no audio"),
         (np.zeros((0, 1), np.float32), "holds no audio"),
         (np.array([0.0, np.nan], np.float32), "not finite"),
+        (np.array([np.nan, np.nan], np.float32), "not finite"),
         (np.array([0.0, np.inf], np.float32), "not finite"),
         (np.array([0.0, 12345.0], np.float32), "reach 12345"),
         (np.zeros(10, np.int64), "int64 is no type of audio"),

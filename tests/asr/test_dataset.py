@@ -148,7 +148,9 @@ def write_manifest(folder: Path, *texts: str, **extra) -> str:
 
 def test_text_outside_the_vocabulary_is_reported_with_its_line(tmp_path):
     path = write_manifest(tmp_path, "fine", "Nicht gut!")
-    with pytest.raises(ManifestError, match=r"m\.json:2: text 'Nicht gut!': 'N' '!' outside the vocabulary"):
+    with pytest.raises(
+        ManifestError, match=r"m\.json:2: text 'Nicht gut!': 'N' '!' outside the vocabulary; with `unknown_text"
+    ):
         build_dataloader({**SECTION, "manifest_filepath": path}, LETTERS)
     spm = SentencePieceTokenizer(train_tokenizer(["fine", "nicht gut"], vocab_size=14))
     with pytest.raises(ManifestError, match=r"m\.json:2: .*'!'"):

@@ -122,7 +122,7 @@ GOOD = {"audio_filepath": "a.wav", "duration": 1.0, "text": "x"}
             {"audio_filepath": "a.wav", "duration": 1.0, "text_filepath": "no.txt"},
             "text_filepath: no.txt is not a file",
         ),
-        ({"audio_filepath": "m.json", "text": ""}, "is no audio that can be read"),
+        ({"audio_filepath": "m.json", "text": ""}, "is no audio that libsndfile reads"),
         ({"audio_filepath": "a.wav", "text": "", "offset": 3.0}, "offset: 3.0 lies behind the end"),
     ],
 )

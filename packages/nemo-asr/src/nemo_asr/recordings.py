@@ -10,13 +10,12 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from torch import Tensor
 
-from nemo_asr.data.audio import AudioError, AudioSource, ChannelSelector, Samples, load_audio
+from nemo_asr.data.audio import AudioSource, ChannelSelector, Samples, audio_duration, load_audio
 from nemo_asr.data.manifest import ManifestEntry, ManifestRules, read_manifest
 
 AudioInput: TypeAlias = "AudioSource | ManifestEntry | Sequence[AudioSource | ManifestEntry]"
@@ -68,11 +67,11 @@ def _items(audio: Any) -> Iterable[Any]:
 def _recording(item: Any, number: int, rules: AudioRules) -> Recording:
     if isinstance(item, ManifestEntry):
         name = item.where
-        _check_header(item.audio_filepath, f"{name}: {item.audio_filepath}", rules)
+        audio_duration(item.audio_filepath, rules.channel_selector, f"{name}: {item.audio_filepath}")
         return _file_recording(item.audio_filepath, name, item.duration_s, item.offset_s, item.duration_s, rules)
     if isinstance(item, (str, os.PathLike)):
         name = os.fspath(item)
-        return _file_recording(item, name, _check_header(name, name, rules), 0.0, None, rules)
+        return _file_recording(item, name, audio_duration(item, rules.channel_selector), 0.0, None, rules)
     if isinstance(item, (bytes, bytearray, np.ndarray, Tensor)) or hasattr(item, "read"):
         return _memory_recording(item, f"audio[{number}]", rules)
     raise TypeError(
@@ -93,27 +92,6 @@ def _file_recording(
         name=name,
     )
     return Recording(name, length_s, load)
-
-
-def _check_header(path: str, label: str, rules: AudioRules) -> float:
-    """Length of a file in seconds, after a look at what would make it fail later."""
-    import soundfile
-
-    expanded = Path(path).expanduser()
-    if not expanded.is_file():
-        raise FileNotFoundError(f"{label}: there is no such audio file")
-    try:
-        info = soundfile.info(str(expanded))
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise AudioError(f"{label}: is no audio that libsndfile reads: {error}") from None
-    if info.frames == 0:
-        raise AudioError(f"{label}: holds no audio")
-    if info.channels > 1 and rules.channel_selector is None:
-        last = info.channels - 1
-        raise AudioError(
-            f"{label}: has {info.channels} channels; channel_selector: give a channel from 0 to {last}, or 'average'"
-        )
-    return float(info.frames) / float(info.samplerate)
 
 
 def _memory_recording(item: Any, name: str, rules: AudioRules) -> Recording:

@@ -111,17 +111,11 @@ def read_records(path: str, *keys: str) -> list[dict[str, Any]]:
     Raises:
         ManifestError: a line that is no JSON object, or lacks one of the keys.
     """
-    from nemo_asr.data.manifest import ManifestError
+    from nemo_asr.data.manifest import ManifestError, read_lines
 
     records = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ManifestError(f"{path}:{number}: is not JSON: {error}") from None
-        missing = [key for key in keys if not isinstance(record, dict) or record.get(key) is None]
+    for number, record in read_lines(path):
+        missing = [key for key in keys if record.get(key) is None]
         if missing:
             raise ManifestError(f"{path}:{number}: {missing[0]}: missing")
         records.append(record)

@@ -183,11 +183,14 @@ def _sources(config: TranscriptionConfig) -> tuple[Sequence[str | ManifestEntry]
 
 def _records(entries: Sequence[ManifestEntry], output_folder: Path) -> list[dict[str, Any]]:
     """The manifests' lines as they are there; relative paths made absolute where the output stands elsewhere."""
-    lines = {name: Path(name).read_bytes().splitlines() for name in {entry.manifest for entry in entries}}
+    from nemo_asr.data.manifest import read_lines
+
+    lines = {name: dict(read_lines(name)) for name in {entry.manifest for entry in entries}}
     records = []
     for entry in entries:
-        record: dict[str, Any] = json.loads(lines[entry.manifest][entry.line - 1].removeprefix(b"\xef\xbb\xbf"))
-        if output_folder.resolve() != Path(entry.manifest).parent.resolve():
+        record = dict(lines[entry.manifest][entry.line])
+        moved = output_folder.resolve() != Path(entry.manifest).parent.resolve()
+        if moved or "audio_filepath" not in record:
             record["audio_filepath"] = str(Path(entry.audio_filepath).resolve())
         if entry.text:
             record.setdefault("text", entry.text)
@@ -241,7 +244,7 @@ def _report(config: TranscriptionConfig, transcripts: Transcripts) -> None:
     from nemo_asr.metrics import word_error_rate
 
     references = [record.get(config.gt_text_attr_name) for record in transcripts.records]
-    if config.calculate_wer and references and all(references):
+    if config.calculate_wer and None not in references and any(references):
         rate = word_error_rate(
             [record[transcripts.key] for record in transcripts.records], list(map(str, references)), config.use_cer
         )

@@ -77,18 +77,34 @@ def load_audio(
     return resample(mono, rate, sample_rate)
 
 
-def audio_duration(path: str | os.PathLike[str]) -> float:
+def audio_duration(
+    path: str | os.PathLike[str], channel_selector: ChannelSelector = "average", name: str | None = None
+) -> float:
     """Length of an audio file in seconds, from its header.
 
+    Args:
+        path: the file.
+        channel_selector: None refuses several channels.
+        name: what messages call the file; its path by default.
+
     Raises:
-        AudioError: the file is no audio.
+        AudioError: the file is no audio, holds none, or has several channels where they are refused.
+        FileNotFoundError: there is no such file.
     """
     import soundfile
 
+    label = name or os.fspath(path)
+    expanded = Path(path).expanduser()
+    if not expanded.is_file():
+        raise FileNotFoundError(f"{label}: there is no such audio file")
     try:
-        info = soundfile.info(os.fspath(path))
+        info = soundfile.info(str(expanded))
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        raise AudioError(f"{path}: is no audio that can be read: {error}") from None
+        raise AudioError(f"{label}: is no audio that libsndfile reads: {error}") from None
+    if info.frames == 0:
+        raise AudioError(f"{label}: holds no audio")
+    if info.channels > 1 and channel_selector is None:
+        raise _several_channels(label, info.channels)
     return float(info.frames) / float(info.samplerate)
 
 
@@ -147,7 +163,8 @@ def _read_file(source: Any, label: str, offset_s: float, duration_s: float | Non
 
 def _read_array(source: Any, label: str, source_rate: int | None) -> tuple[Samples, int]:
     if hasattr(source, "detach"):
-        source = source.detach().cpu().numpy()
+        source = source.detach().cpu()
+        source = (source.float() if source.is_floating_point() else source).numpy()
     if not isinstance(source, np.ndarray):
         raise AudioError(f"{label}: is neither a path, bytes, a file, an array nor a tensor")
     if source_rate is None:
@@ -168,8 +185,8 @@ def _to_float32(array: NDArray[Any], label: str) -> Samples:
         return (array.astype(np.float32) - 128.0) / np.float32(128.0)
     if array.dtype not in (np.float16, np.float32, np.float64):
         raise AudioError(f"{label}: {array.dtype} is no type of audio; use float32 within ±1, or int16")
-    peak = float(np.nanmax(np.abs(array))) if array.size else 0.0
-    if np.isfinite(peak) and peak > LOUDEST_FLOAT:
+    peak = float(np.abs(array).max(initial=0.0))
+    if LOUDEST_FLOAT < peak < np.inf:  # what is not finite is refused later
         raise AudioError(f"{label}: float samples reach {peak:.6g}; they lie within ±1 (16-bit audio: divide by 32768)")
     return np.ascontiguousarray(array, np.float32)
 
@@ -179,12 +196,16 @@ def _cut(samples: Samples, rate: int, offset_s: float, duration_s: float | None)
     return samples[start:] if duration_s is None else samples[start : start + round(duration_s * rate)]
 
 
+def _several_channels(label: str, channels: int) -> AudioError:
+    return AudioError(
+        f"{label}: has {channels} channels; channel_selector: give a channel from 0 to {channels - 1}, or 'average'"
+    )
+
+
 def _one_channel(samples: Samples, selector: ChannelSelector, label: str) -> Samples:
     channels = 1 if samples.ndim == 1 else samples.shape[1]
     if selector is None and channels > 1:
-        raise AudioError(
-            f"{label}: has {channels} channels; channel_selector: give a channel from 0 to {channels - 1}, or 'average'"
-        )
+        raise _several_channels(label, channels)
     if isinstance(selector, int) and not isinstance(selector, bool):
         if not 0 <= selector < channels:
             raise AudioError(f"{label}: channel_selector: {selector} is not among its {channels} channel(s)")

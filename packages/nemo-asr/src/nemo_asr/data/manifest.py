@@ -112,11 +112,16 @@ def _entries(paths: list[str], rules: ManifestRules) -> Iterator[ManifestEntry]:
     for path in paths:
         resolved = expanduser(path)
         folder = str(Path(resolved).parent)
-        for number, record in _records(resolved):
+        for number, record in read_lines(resolved):
             yield _entry(record, resolved, number, folder, rules)
 
 
-def _records(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and object of each line that is not empty, as they stand in the file.
+
+    Raises:
+        ManifestError: the file cannot be read, or a line is no JSON object.
+    """
     try:
         with Path(path).open("rb") as file:
             for number, raw in enumerate(file, start=1):

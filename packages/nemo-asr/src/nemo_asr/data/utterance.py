@@ -16,7 +16,7 @@ from torch import Tensor
 from nemo_asr.data.audio import AudioError, AudioSource, ChannelSelector, load_audio, trim_silence
 from nemo_asr.data.manifest import ManifestEntry, ManifestError
 from nemo_asr.text.normalize import normalize_transcript
-from nemo_asr.text.tokenizer import Tokenizer, UnknownMode
+from nemo_asr.text.tokenizer import Tokenizer, UnknownMode, UnknownTextError
 
 if TYPE_CHECKING:
     from nemo_asr.data.augment import Augmentor
@@ -87,6 +87,10 @@ class TranscriptEncoder:
             if self.parser is not None:
                 text = normalize_transcript(text, self.tokenizer.vocabulary, self.parser)
             ids = self.tokenizer.encode(text, entry.lang, unknown=self.unknown)
+        except UnknownTextError as error:
+            raise ManifestError(
+                f"{entry.where}: {error}; with `unknown_text: replace` it is taken all the same"
+            ) from None
         except ValueError as error:
             raise ManifestError(f"{entry.where}: {error}") from None
         if not self.use_start_end_token:
