@@ -83,6 +83,7 @@ def test_training_leaves_logs_checkpoints_and_a_file_that_transcribes(tokenizer,
     overrides = [
         f"model.train_ds.manifest_filepath={SPEECH / 'heldout_sentences.jsonl'}",
         f"model.validation_ds.manifest_filepath={SPEECH / 'heldout_sentences.jsonl'}",
+        "model.test_ds=null",
         f"exp_manager.exp_dir={tmp_path}",
         "trainer.max_epochs=1",
         "trainer.check_val_every_n_epoch=1",

@@ -61,7 +61,7 @@ def train(config: DictConfig, callbacks: Sequence[Callback] = ()) -> None:
     model = model_class_for(config.model)(cfg=config.model, trainer=trainer)
     model.maybe_init_from_pretrained_checkpoint(config)
     trainer.fit(model)
-    if plain(config.model).get("test_ds", {}).get("manifest_filepath"):
+    if (plain(config.model).get("test_ds") or {}).get("manifest_filepath") not in (None, "", "???"):
         trainer.test(model)
 
 
