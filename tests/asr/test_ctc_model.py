@@ -208,6 +208,19 @@ def test_another_decoding_sets_the_temperature_of_the_head(tokenizer):
     assert model.decoder.temperature == 2.0
 
 
+@pytest.mark.parametrize("kind", ["agg", "multilingual"])
+def test_a_vocabulary_of_several_languages_is_saved_and_read(tokenizer, tmp_path, kind):
+    model = EncDecCTCModelBPE(cfg=small_bpe(tokenizer).model).eval()
+    one = {"dir": str(tokenizer), "type": "bpe"}
+    model.change_vocabulary(OmegaConf.create({"type": kind, "langs": {"en": one, "es": one}}), "agg")
+    model.save_to(tmp_path / "two.nemo")
+    assert ASRModel.restore_from(tmp_path / "two.nemo", return_config=True).tokenizer.type == "agg"
+    network = load_model(tmp_path / "two.nemo")
+    ids = network.tokenizer.encode("thank you", "es")
+    assert min(ids) >= 64 and network.tokenizer.decode(ids) == " thank you"
+    torch.testing.assert_close(network(**noise(12000))[0], model(**noise(12000))[0], atol=0, rtol=0)
+
+
 def test_a_character_model_takes_its_labels_and_can_change_them(tmp_path):
     config = config_of("fastconformer_ctc_char", *TINY, "model.encoder.subsampling_conv_channels=8")
     model = EncDecCTCModel(cfg=config.model)

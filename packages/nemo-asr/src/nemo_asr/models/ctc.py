@@ -15,6 +15,7 @@ from nemo_asr.metrics.wer import WER
 from nemo_asr.models.asr_model import ASRModel, Batch
 from nemo_asr.models.inter_ctc import InterCtc
 from nemo_asr.networks.ctc import CtcNetwork, build_ctc_decoder, build_ctc_parts, section_of
+from nemo_asr.text.aggregate import AggregateTokenizer
 from nemo_asr.text.build import build_tokenizer
 from nemo_asr.text.char import CharTokenizer
 from nemo_asr.text.tokenizer import Tokenizer
@@ -59,7 +60,11 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
             "decoder.num_classes": len(vocabulary),
             "decoder.vocabulary": vocabulary,
         }
-        return derived if self.cfg.get("tokenizer") else {**derived, "labels": vocabulary}
+        if not self.cfg.get("tokenizer"):
+            return {**derived, "labels": vocabulary}
+        if isinstance(self.tokenizer, AggregateTokenizer):  # which older files call multilingual
+            return {**derived, "tokenizer.type": "agg"}
+        return derived
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch (signal (B, L), signal_len (B,), transcript (B, U), transcript_len (B,))."""
