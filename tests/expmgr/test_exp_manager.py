@@ -21,6 +21,7 @@ from nemo_expmgr.callbacks.checkpoint import NeMoModelCheckpoint
 from nemo_expmgr.callbacks.time_limit import StatelessTimer
 from nemo_expmgr.callbacks.timing import StepTiming
 from nemo_expmgr.config import NOT_BUILT, CheckpointParams, ExpManagerConfig
+from nemo_expmgr.loggers import LOG_FILES
 
 
 class Plain(LightningModule):
@@ -127,6 +128,22 @@ def test_versions_are_counted_without_datetime():
     assert found == ["version_0", "version_1", "version_2"]
 
 
+def test_runs_that_start_within_one_second_have_their_own_folders(monkeypatch):
+    monkeypatch.setattr("nemo_expmgr.paths.time.strftime", lambda _: "2026-11-22_17-03-59")
+    found = [exp_manager(make_trainer(), {"exp_dir": "exp"}).name for _ in range(3)]
+    assert found == ["2026-11-22_17-03-59", "2026-11-22_17-03-59_1", "2026-11-22_17-03-59_2"]
+
+
+def test_a_version_is_handed_to_the_processes_of_one_run_and_not_to_the_next_run():
+    several = {"devices": 2, "strategy": "ddp"}
+    section = {"exp_dir": "exp", "name": "n", "use_datetime_version": False}
+    for expected in ("version_0", "version_1"):
+        assert exp_manager(make_trainer(**several), section).name == expected
+        assert os.environ["NEMO_EXPM_VERSION"] == expected
+    assert exp_manager(make_trainer(**several), {**section, **RESUME}).name == "n"
+    assert "NEMO_EXPM_VERSION" not in os.environ
+
+
 def test_version_comes_from_the_config_before_the_environment(monkeypatch):
     monkeypatch.setenv("NEMO_EXPM_VERSION", "from_environment")
     assert exp_manager(make_trainer(), {"name": "n"}).name == "from_environment"
@@ -139,6 +156,14 @@ def test_explicit_folder_is_the_folder():
     assert names(folder, "checkpoints/*.nemo") == ["tiny.nemo"]
     assert Path(trainer.logger.log_dir) == folder
     assert names(folder, "events.out.*")
+
+
+def test_in_an_explicit_folder_only_what_a_run_left_is_moved_aside():
+    Path("train.py").write_text("mine")
+    for _ in range(2):
+        folder, _, _ = run({"explicit_log_dir": ".", "exp_dir": None}, fit=False)
+    assert {"cmd-args.log", "nemo_log.txt"} <= set(names(folder / "run_0")) <= set(LOG_FILES)
+    assert Path("train.py").read_text() == "mine"
 
 
 def test_a_trainers_own_logger_decides_the_folder_where_ours_is_off(tmp_path):
@@ -160,7 +185,7 @@ def test_a_run_leaves_logs_checkpoints_and_the_nemo_file():
     folder, model, trainer = run({"use_datetime_version": False}, max_epochs=4)
     assert folder == Path("exp/tiny/version_0")
     assert names(folder, "events.out.tfevents*")
-    assert names(folder, "*.log") >= ["cmd-args.log"]
+    assert "cmd-args.log" in names(folder, "*.log")
     assert "This run logs to" in (folder / "nemo_log.txt").read_text()
     assert names(folder / "checkpoints") == [
         "tiny--val_loss=1.0000-epoch=1.ckpt",
@@ -449,12 +474,29 @@ def test_a_feature_that_is_not_there_is_an_error_when_turned_on(name, tmp_path):
         ({"checkpoint_callback_params": {"mode": "best"}}, r"checkpoint_callback_params\.mode: 'best' must be min or"),
         ({"resume_if_exists": "perhaps"}, r"exp_manager\.resume_if_exists: 'perhaps'"),
         ({"summary_writer_kwargs": {"log_dir": "x"}}, r"summary_writer_kwargs\.log_dir: 'x' must be left out"),
+        (
+            {"checkpoint_callback_params": {"monitor": None}},
+            r"save_top_k: 3 must be 1, 0 or -1 where",
+        ),
+        ({"early_stopping_callback_params": {"mode": "up"}}, r"early_stopping_callback_params\.mode: 'up' must be min"),
+        ({"max_time_per_run": "4h"}, r"exp_manager\.max_time_per_run: '4h' must be DD:HH:MM:SS"),
         ({"step_timing_kwargs": {"reduction": "median"}}, r"step_timing_kwargs\.reduction: 'median' must be one of"),
     ],
 )
 def test_a_mistyped_section_is_an_error_with_path_and_value(section, message):
     with pytest.raises(ConfigError, match=message):
         exp_manager(make_trainer(), section)
+
+
+def test_a_wish_that_has_no_effect_is_told_and_a_default_is_not(caplog):
+    with caplog.at_level(logging.INFO, logger="nemo_expmgr"):
+        exp_manager(make_trainer(), {"version": "a", "disable_validation_on_resume": True})
+        exp_manager(make_trainer(), {"version": "b", "disable_validation_on_resume": False})
+        exp_manager(make_trainer(), {"version": "c", "log_tflops_per_sec_per_gpu": True})
+    assert [record.message.partition(" has ")[0] for record in caplog.records if "has no effect" in record.message] == [
+        "exp_manager.disable_validation_on_resume: False",
+        "exp_manager.log_tflops_per_sec_per_gpu: True",
+    ]
 
 
 def test_defaults_and_accepted_keys_are_nvidias():

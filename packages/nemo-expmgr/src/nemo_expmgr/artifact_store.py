@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from nemo_archive import Artifact
+from nemo_archive.artifacts import PREFIX
 
 logger = logging.getLogger(__name__)
 
-REFERENCE_PREFIX = "nemo:"
 _directory_lock = threading.Lock()
 
 
@@ -97,12 +97,12 @@ class ArtifactStore:
             if entry.archived or not Path(source).expanduser().is_file():
                 return entry
             return None
-        if source.startswith(REFERENCE_PREFIX):
+        if source.startswith(PREFIX):
             return next((e for e in self._entries.values() if source in (e.source, e.artifact.reference)), None)
         return None
 
     def _read(self, config_path: str, source: str) -> _Entry:
-        if source.startswith(REFERENCE_PREFIX):
+        if source.startswith(PREFIX):
             where = f"is not in {self.origin}" if self.origin else "is a member of an archive, and there is none"
             raise FileNotFoundError(f"{config_path}: {source} {where}")
         path = Path(source).expanduser()

@@ -4,6 +4,7 @@ A feature that this version does not have is an error when it is turned on (`NOT
 since configs carry them with the feature off.
 """
 
+import re
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -20,8 +21,14 @@ NOT_BUILT: dict[str, str] = {
     "create_ipl_epoch_stopper_callback": "leave it out",
     "create_straggler_detection_callback": "leave it out",
     "create_fault_tolerance_callback": "leave it out",
-    "ema.enable": "pass a lightning.pytorch.callbacks.WeightAveraging to the Trainer",
+    "ema.enable": "pass a lightning.pytorch.callbacks.EMAWeightAveraging (Lightning 2.6) to the Trainer",
     "checkpoint_callback_params.async_save": "leave it out",
+}
+
+# Keys that are accepted and change nothing: the value that asks for something, and why it is not done.
+WITHOUT_EFFECT: dict[str, tuple[bool, str]] = {
+    "disable_validation_on_resume": (False, "a validation that was complete before the run ended is not repeated"),
+    "log_tflops_per_sec_per_gpu": (True, "no model here counts its operations"),
 }
 
 
@@ -41,6 +48,9 @@ class EarlyStoppingParams:
     check_on_train_epoch_end: bool | None = None
     log_rank_zero_only: bool = False
 
+    def __post_init__(self) -> None:
+        _check_mode(self.mode)
+
 
 @dataclass
 class CheckpointParams:
@@ -50,7 +60,7 @@ class CheckpointParams:
         filepath: the old way to give dirpath/filename.
         dirpath: folder; None is `<log folder>/checkpoints`.
         filename: Lightning's pattern; None is `<name>--{<monitor>:.4f}-{epoch}`.
-        monitor: logged value by which checkpoints are ranked; None ranks none.
+        monitor: logged value by which checkpoints are ranked; None ranks none (save_top_k is then 1, 0 or -1).
         save_last: keeps `<filename>-last.ckpt` up to date.
         save_top_k: how many of the best are kept; -1 for all.
         every_n_epochs: counted at the end of validation, or of training with save_on_train_epoch_end.
@@ -91,8 +101,10 @@ class CheckpointParams:
         if isinstance(self.train_time_interval, str):
             rule = "must be seconds, or a section such as {minutes: 30}"
             raise ValueError(f"train_time_interval: {self.train_time_interval!r} {rule}")
-        if self.mode not in ("min", "max"):
-            raise ValueError(f"mode: {self.mode!r} must be min or max")
+        _check_mode(self.mode)
+        if self.monitor is None and self.save_top_k not in (None, -1, 0, 1):
+            rule = "must be 1, 0 or -1 where monitor is null: nothing ranks the checkpoints"
+            raise ValueError(f"save_top_k: {self.save_top_k} {rule}")
         if self.save_last_n_optim_states != -1:
             raise ValueError(f"save_last_n_optim_states: {self.save_last_n_optim_states} must be -1 in this version")
         if self.model_parallel_size not in (None, 1):
@@ -151,8 +163,8 @@ class ExpManagerConfig:
         resume_from_checkpoint: this file and no other.
         max_time_per_run: "DD:HH:MM:SS"; the run then writes its last checkpoint and stops.
         seconds_to_sleep: how long other processes wait for the first one to set up the folder.
-        disable_validation_on_resume: accepted; Lightning no longer repeats a validation that was complete.
-        log_tflops_per_sec_per_gpu: accepted; no model here reports its operations.
+        disable_validation_on_resume, log_tflops_per_sec_per_gpu: see WITHOUT_EFFECT.
+        log_local_rank_0_only, log_global_rank_0_only: accepted; only the first process writes log files.
     """
 
     explicit_log_dir: str | None = None
@@ -184,6 +196,8 @@ class ExpManagerConfig:
     ipl_epoch_stopper_callback_params: dict[str, Any] | None = None
     create_preemption_callback: bool | None = True
     files_to_copy: list[str] | None = None
+    log_local_rank_0_only: bool | None = False
+    log_global_rank_0_only: bool | None = False
     log_step_timing: bool | None = True
     log_delta_step_timing: bool | None = False
     step_timing_kwargs: StepTimingParams | None = field(default_factory=StepTimingParams)
@@ -197,10 +211,20 @@ class ExpManagerConfig:
     fault_tolerance: dict[str, Any] | None = None
     log_tflops_per_sec_per_gpu: bool | None = True
 
+    def __post_init__(self) -> None:
+        limit = self.max_time_per_run
+        if limit is not None and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", limit.strip()):
+            raise ValueError(f"max_time_per_run: {limit!r} must be DD:HH:MM:SS, such as 00:03:30:00")
+
     @property
     def checkpoint(self) -> CheckpointParams:
         """checkpoint_callback_params, or its defaults for None."""
         return self.checkpoint_callback_params or CheckpointParams()
+
+
+def _check_mode(mode: str | None) -> None:
+    if mode not in (None, "min", "max"):
+        raise ValueError(f"mode: {mode!r} must be min or max")
 
 
 def refuse_not_built(config: ExpManagerConfig, path: str = "exp_manager") -> None:

@@ -13,15 +13,22 @@ import torch
 from torch import Tensor
 
 
-def mean_metrics(outputs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Means of the scalars of step outputs; where they have `x_num` and `x_denom`, x is the ratio of their sums."""
+def mean_metrics(
+    outputs: Sequence[Mapping[str, Any]], total: Callable[[Tensor], Tensor] = lambda part: part
+) -> dict[str, Tensor]:
+    """Means of the scalars of step outputs; where they have `x_num` and `x_denom`, x is the ratio of their sums.
+
+    Args:
+        outputs: what the steps of one set returned.
+        total: makes the sum over all processes of this one's.
+    """
     columns = {
         key: torch.stack([torch.as_tensor(output[key]).detach().float().reshape(()) for output in outputs])
         for key, value in (outputs[0].items() if outputs else ())
         if _is_scalar(value)
     }
     ratios = {
-        key.removesuffix("_num"): columns[key].sum() / columns[denominator].sum()
+        key.removesuffix("_num"): total(columns[key].sum()) / total(columns[denominator].sum())
         for key in columns
         if key.endswith("_num") and (denominator := key.removesuffix("_num") + "_denom") in columns
     }

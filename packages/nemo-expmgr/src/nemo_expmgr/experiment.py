@@ -22,7 +22,13 @@ from nemo_expmgr.callbacks.checkpoint import NeMoModelCheckpoint
 from nemo_expmgr.callbacks.preemption import PreemptionCallback
 from nemo_expmgr.callbacks.time_limit import StatelessTimer
 from nemo_expmgr.callbacks.timing import DeltaStepTiming, StepTiming
-from nemo_expmgr.config import CheckpointParams, EarlyStoppingParams, ExpManagerConfig, refuse_not_built
+from nemo_expmgr.config import (
+    WITHOUT_EFFECT,
+    CheckpointParams,
+    EarlyStoppingParams,
+    ExpManagerConfig,
+    refuse_not_built,
+)
 from nemo_expmgr.paths import RunFolder, archive_earlier_logs, global_rank, run_folder
 from nemo_expmgr.resume import checkpoint_to_resume
 
@@ -61,6 +67,7 @@ def exp_manager(trainer: "Trainer", cfg: Mapping[str, Any] | ExpManagerConfig | 
     params = _checkpoint_params(config.checkpoint, folder)
     checkpoint = checkpoint_to_resume(config, Path(str(params.dirpath)))
     _prepare_folder(trainer, config, folder)
+    _tell_what_has_no_effect(trainer, cfg)
     if checkpoint is not None:
         trainer.ckpt_path = str(checkpoint)
         log.info("Training goes on from %s", checkpoint)
@@ -97,12 +104,22 @@ def _prepare_folder(trainer: "Trainer", config: ExpManagerConfig, folder: RunFol
     if global_rank(trainer) != 0:
         time.sleep(config.seconds_to_sleep)
         return
-    archive_earlier_logs(folder.log_dir)
+    copied = [Path(name).name for name in config.files_to_copy or ()]
+    archive_earlier_logs(folder.log_dir, (*loggers.LOG_FILES, *copied))
     folder.log_dir.mkdir(parents=True, exist_ok=True)
     loggers.copy_files(config.files_to_copy or (), folder.log_dir)
     loggers.record_command(folder.log_dir)
     loggers.log_to_files(folder.log_dir)
     log.info("This run logs to %s", folder.log_dir)
+
+
+def _tell_what_has_no_effect(trainer: "Trainer", cfg: Mapping[str, Any] | ExpManagerConfig) -> None:
+    """One line for each key that somebody typed and that changes nothing here; its default asks for nothing."""
+    if isinstance(cfg, ExpManagerConfig) or global_rank(trainer) != 0:
+        return
+    for name, (wish, reason) in WITHOUT_EFFECT.items():
+        if cfg.get(name) is wish:
+            log.info("%s.%s: %s has no effect: %s", PATH, name, wish, reason)
 
 
 def _add_callbacks(trainer: "Trainer", config: ExpManagerConfig, params: CheckpointParams) -> None:

@@ -4,10 +4,12 @@ nemo_log.txt         messages of the nemo packages, INFO and above
 nemo_error_log.txt   warnings and errors of every library
 lightning_logs.txt   messages of Lightning
 cmd-args.log         the command line
+hparams.yaml         what the model says of itself (Lightning's)
 git-info.log         commit and uncommitted changes of the working directory, where it is in a git repository
 """
 
 import logging
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,6 +24,14 @@ from nemo_expmgr.paths import RunFolder
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
+LOG_FILES = (
+    "nemo_log.txt",
+    "nemo_error_log.txt",
+    "lightning_logs.txt",
+    "cmd-args.log",
+    "git-info.log",
+    "hparams.yaml",  # TensorBoardLogger's
+)
 _PACKAGES = ("nemo_config", "nemo_archive", "nemo_kernels", "nemo_expmgr", "nemo_asr", "nemo_nlp", "nemo_tts")
 _LIGHTNING = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning")
 _attached: list[tuple[logging.Logger, logging.Handler]] = []
@@ -90,7 +100,7 @@ def _attach(logger: logging.Logger, handler: logging.Handler) -> None:
 
 def record_command(log_dir: Path) -> None:
     """Writes cmd-args.log and, in a git repository, git-info.log."""
-    (log_dir / "cmd-args.log").write_text(" ".join(sys.argv), encoding="utf-8")
+    (log_dir / "cmd-args.log").write_text(shlex.join(sys.argv), encoding="utf-8")
     commit = _git("rev-parse", "HEAD")
     if commit is not None:
         diff = _git("diff") or ""

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NEMO_VERSION = "3.0.0"  # of NVIDIA's toolkit, whose format this is
 M = TypeVar("M", bound="NemoModel")
 
 
@@ -58,8 +57,8 @@ def _write(model: NemoModel, path: Path) -> None:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     members = {artifact.archive_name: artifact for artifact in artifacts.values()}
-    saved.pop("nemo_version", None)  # of the file it came from; ours stands last, so that equal models are equal bytes
-    save_archive(path, {**saved, "nemo_version": NEMO_VERSION}, model.state_dict(), members.values())
+    saved.pop("nemo_version", None)  # of the file it came from; save_archive's stands last: equal models, equal bytes
+    save_archive(path, saved, model.state_dict(), members.values())
 
 
 def read_config(path: str | Path, override: str | Path | Mapping[str, Any] | None = None) -> dict[str, Any]:

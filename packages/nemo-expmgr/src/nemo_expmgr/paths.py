@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 VERSION_VARIABLE = "NEMO_EXPM_VERSION"
 DEFAULT_NAME = "default"
+_handed_on: set[str] = set()  # versions that this process put into the variable itself
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,25 @@ def _refuse_logger(trainer: "Trainer", field: str, value: object) -> None:
 
 
 def _version(config: ExpManagerConfig, parent: Path, trainer: "Trainer") -> str:
-    version = config.version or os.environ.get(VERSION_VARIABLE)
-    if version:
-        return version
+    if os.environ.get(VERSION_VARIABLE) in _handed_on:
+        del os.environ[VERSION_VARIABLE]  # it was for an earlier run of this process, in a sweep for instance
+    given = config.version or os.environ.get(VERSION_VARIABLE)
+    if given:
+        return given
     if config.resume_if_exists:
         return ""
-    version = time.strftime("%Y-%m-%d_%H-%M-%S") if config.use_datetime_version else _next_version(parent)
+    version = _time_version(parent) if config.use_datetime_version else _next_version(parent)
     if trainer.world_size > 1:
         os.environ[VERSION_VARIABLE] = version  # the processes that this one starts log into the same folder
+        _handed_on.add(version)
     return version
+
+
+def _time_version(parent: Path) -> str:
+    """The time to the second; runs that start within one get `_1`, `_2`, ... after it."""
+    now = time.strftime("%Y-%m-%d_%H-%M-%S")
+    earlier = sum(1 for _ in parent.glob(f"{now}*"))
+    return f"{now}_{earlier}" if earlier else now
 
 
 def _next_version(parent: Path) -> str:
@@ -106,11 +118,12 @@ def _next_version(parent: Path) -> str:
     return f"version_{max((int(match[1]) for match in found if match), default=-1) + 1}"
 
 
-def archive_earlier_logs(log_dir: Path) -> Path | None:
-    """Moves the files of earlier runs, but for TensorBoard's events, into log_dir/run_N; returns that folder."""
-    if not log_dir.is_dir():
-        return None
-    files = [child for child in log_dir.iterdir() if child.is_file() and not child.name.startswith("events.out.")]
+def archive_earlier_logs(log_dir: Path, names: Iterable[str]) -> Path | None:
+    """Moves the files of these names, which an earlier run left, into log_dir/run_N; returns that folder.
+
+    Any other file stays: explicit_log_dir may be a folder in which the user works.
+    """
+    files = [file for name in names if (file := log_dir / name).is_file()]
     if not files:
         return None
     numbers = [re.fullmatch(r"run_(\d+)", child.name) for child in log_dir.glob("run_*")]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ class PretrainedModelInfo:
     description: str
     location: str
     class_: type | None = None
-    aliases: tuple[str, ...] = ()
+    aliases: Sequence[str] | None = None
 
 
 def locate_pretrained(
@@ -36,7 +36,7 @@ def locate_pretrained(
     path = Path(name).expanduser()
     if path.is_file() or (path / "model_config.yaml").is_file():  # or a folder into which one was unpacked
         return path
-    known = {alias: info for info in available for alias in (info.pretrained_model_name, *info.aliases)}
+    known = {alias: info for info in available for alias in (info.pretrained_model_name, *(info.aliases or ()))}
     if str(name) in known:
         return locate_pretrained(known[str(name)].location, refresh=refresh)
     if path.suffix == ".nemo":

@@ -14,6 +14,7 @@ from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
@@ -178,13 +179,16 @@ class TrainableModule(LightningModule):
         """Collects what test_step returned."""
         collect_output(self.test_step_outputs, outputs, batch_idx, dataloader_idx)
 
+    def _total(self, part: Tensor) -> Tensor:
+        return part if self.world_size == 1 else self.all_gather(part).sum()  # type: ignore[union-attr]
+
     def multi_validation_epoch_end(self, outputs: list[Any], dataloader_idx: int = 0) -> dict[str, Any] | None:
         """The metrics of one validation set, under `log` of the result, from the outputs of its steps."""
-        return {"log": mean_metrics(outputs)}
+        return {"log": mean_metrics(outputs, self._total)}
 
     def multi_test_epoch_end(self, outputs: list[Any], dataloader_idx: int = 0) -> dict[str, Any] | None:
         """The metrics of one test set, under `log` of the result, from the outputs of its steps."""
-        return {"log": mean_metrics(outputs)}
+        return {"log": mean_metrics(outputs, self._total)}
 
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics of all validation sets (nemo_expmgr.epoch_end says under which names)."""

@@ -142,7 +142,9 @@ class NeMoModelCheckpoint(ModelCheckpoint):
         if not best:
             log.warning("save_best_model: no checkpoint was ranked, so the .nemo file holds the last weights.")
             return
-        checkpoint = torch.load(best, map_location="cpu", weights_only=False)  # written by this run
+        checkpoint = torch.load(
+            best, map_location="cpu", weights_only=False
+        )  # by this run, or one that it goes on from
         pl_module.load_state_dict(checkpoint["state_dict"], strict=pl_module.strict_loading)
 
     def _save_nemo(self, pl_module: LightningModule) -> None:
@@ -153,7 +155,8 @@ class NeMoModelCheckpoint(ModelCheckpoint):
             self._warn_no_save_to = False
             return
         save_to(str(self.nemo_path))
-        log.info("Saved %s", self.nemo_path)
+        if pl_module.trainer.is_global_zero:
+            log.info("Saved %s", self.nemo_path)
 
     _warn_no_save_to = True
 

@@ -5,7 +5,6 @@ from nemo_expmgr.optim.adan import Adan
 from nemo_expmgr.optim.novograd import Novograd
 from nemo_expmgr.optim.optimizers import available_optimizers, build_optimizer, register_optimizer
 from nemo_expmgr.optim.schedules import available_schedulers, build_schedule, register_scheduler, schedule_steps
-from nemo_expmgr.optim.steps import compute_max_steps
 
 __all__ = [
     "Adafactor",
@@ -15,7 +14,6 @@ __all__ = [
     "available_schedulers",
     "build_optimizer",
     "build_schedule",
-    "compute_max_steps",
     "register_optimizer",
     "register_scheduler",
     "schedule_steps",

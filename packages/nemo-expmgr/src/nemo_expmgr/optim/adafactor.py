@@ -10,15 +10,16 @@ torch.optim.Adafactor has other keys and another decay, so this one is our own.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+
+from nemo_expmgr.optim.per_tensor import PerTensorOptimizer
 
 
-class Adafactor(Optimizer):
+class Adafactor(PerTensorOptimizer):
     """Adafactor.
 
     Args:
@@ -75,23 +76,9 @@ class Adafactor(Optimizer):
         }
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update; returns what `closure` does, which evaluates the model anew."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._update(param, group)
-        return loss
-
-    def _update(self, param: Tensor, group: dict[str, Any]) -> None:
-        if param.grad is None or param.grad.is_sparse:
-            raise RuntimeError("Adafactor: a sparse gradient is not supported")
-        grad = param.grad.float() if param.dtype in (torch.float16, torch.bfloat16) else param.grad
+    def _update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        if param.dtype in (torch.float16, torch.bfloat16):
+            grad = grad.float()
         weight = param.to(grad.dtype)
         state = self._state(param, grad, group["beta1"] is not None)
         state["step"] += 1

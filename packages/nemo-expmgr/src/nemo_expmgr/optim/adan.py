@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from nemo_expmgr.optim.per_tensor import evaluated
+
 
 class Adan(Optimizer):
     """Adan.
@@ -69,10 +71,7 @@ class Adan(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update; returns what `closure` does, which evaluates the model anew."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = evaluated(closure)
         clip = self._clip_factor()
         for group in self.param_groups:
             group["step"] = group.get("step", 0) + 1

@@ -7,15 +7,16 @@
 The state of a parameter (step, exp_avg, exp_avg_sq, max_exp_avg_sq) has NVIDIA's names, so its checkpoints load.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+
+from nemo_expmgr.optim.per_tensor import PerTensorOptimizer
 
 
-class Novograd(Optimizer):
+class Novograd(PerTensorOptimizer):
     """NovoGrad.
 
     Args:
@@ -61,30 +62,15 @@ class Novograd(Optimizer):
         }
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update; returns what `closure` does, which evaluates the model anew."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    self._update(param, group)
-        return loss
-
-    def _update(self, param: Tensor, group: dict[str, Any]) -> None:
-        if param.grad is None or param.grad.is_sparse:
-            raise RuntimeError("Novograd: a sparse gradient is not supported")
+    def _update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state = self._state(param, group["amsgrad"])
         beta1, beta2 = group["betas"]
         state["step"] += 1
-        _second_moment(state, param.grad, beta2)
+        _second_moment(state, grad, beta2)
         second = state["exp_avg_sq"]
         if group["amsgrad"]:
             second = torch.maximum(state["max_exp_avg_sq"], second, out=state["max_exp_avg_sq"])
-        term = param.grad / (second.sqrt() + group["eps"])
+        term = grad / (second.sqrt() + group["eps"])
         if group["weight_decay"] != 0:
             term.add_(param, alpha=group["weight_decay"])
         if group["grad_averaging"]:
