@@ -266,3 +266,29 @@ def test_the_trainer_section_is_checked():
     assert isinstance(build_trainer({"devices": -1, "accelerator": "cpu", "logger": False}), Trainer)
     with pytest.raises(ConfigError, match=r"trainer\.max_epoch\b.*max_epochs"):
         build_trainer({"max_epoch": 1})
+
+
+def test_a_frozen_encoder_does_not_learn(tokenizer):
+    model = EncDecCTCModelBPE(cfg=small_bpe(tokenizer).model)
+    model.encoder.freeze()
+    assert not model.encoder.training and model.encoder.num_weights == 0
+    batch = (*noise(12000, 9000).values(), torch.tensor([[5, 6, 7], [8, 9, 0]]), torch.tensor([3, 2]))
+    model.training_step(batch, 0).backward()
+    assert all(parameter.grad is None for parameter in model.encoder.parameters())
+    assert all(parameter.grad is not None for parameter in model.decoder.parameters())
+    model.encoder.unfreeze()
+    assert model.encoder.training and model.encoder.num_weights > 0
+
+
+def test_a_changed_attention_is_saved_as_it_is(tokenizer, tmp_path):
+    torch.manual_seed(0)
+    model = EncDecCTCModelBPE(cfg=small_bpe(tokenizer).model).eval()
+    audio = noise(16000)
+    with torch.inference_mode():
+        before = model(**audio)[0]
+        model.change_attention_model("rel_pos_local_attn", [4, 4])
+        local = model(**audio)[0]
+        model.save_to(tmp_path / "local.nemo")
+        restored = load_model(tmp_path / "local.nemo")(**audio)[0]
+    assert not torch.allclose(before, local)
+    torch.testing.assert_close(restored, local, atol=0, rtol=0)

@@ -14,6 +14,7 @@ from nemo_asr.losses.ctc import CTCLoss
 from nemo_asr.metrics.wer import WER
 from nemo_asr.models.asr_model import ASRModel, Batch
 from nemo_asr.models.inter_ctc import InterCtc
+from nemo_asr.modules import ConformerEncoder
 from nemo_asr.networks.ctc import CtcNetwork, build_ctc_decoder, build_ctc_parts, section_of
 from nemo_asr.text.aggregate import AggregateTokenizer
 from nemo_asr.text.build import build_tokenizer
@@ -51,6 +52,21 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
             use_cer=self.cfg.get("use_cer", False),
             log_prediction=self.cfg.get("log_prediction", False),
         )
+
+    def change_attention_model(
+        self, self_attention_model: str | None = None, att_context_size: Sequence[int] | None = None
+    ) -> None:
+        """Replaces the encoder's attention, keeping its weights; the config follows, so that it is saved as it is.
+
+        Args:
+            self_attention_model: rel_pos, abs_pos or rel_pos_local_attn (for long audio); the same one where None.
+            att_context_size: [left, right] frames that it sees; the same where None.
+        """
+        if not isinstance(self.encoder, ConformerEncoder):
+            raise TypeError(f"change_attention_model: {type(self.encoder).__name__} has no attention")
+        changed = self.encoder.change_attention_model(self_attention_model, att_context_size)
+        config = plain(self.cfg)
+        self.cfg = {**config, "encoder": {**config["encoder"], **changed}}
 
     def derived_config(self) -> dict[str, Any]:
         """What a saved config must say of vocabulary and sizes, for NVIDIA's toolkit to restore it."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nemo_asr.modules.neural_module import NeuralModule
 from nemo_kernels import log_mel, mel_filterbank
 from nemo_kernels.log_mel import analysis_window, feature_length, fft_length
 
@@ -97,7 +98,7 @@ class FilterbankFeatures(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-class AudioToMelSpectrogramPreprocessor(nn.Module):
+class AudioToMelSpectrogramPreprocessor(NeuralModule):
     """Log-mel features of waveforms.
 
     Args:

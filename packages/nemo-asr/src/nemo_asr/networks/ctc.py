@@ -198,6 +198,6 @@ class CtcNetwork(nn.Module):
             log_probs, encoded_len, timestamps=timestamps, keep_log_probs=keep_log_probs, clock=self.frame_clock
         )
 
-    def transcribe(self, audio: Any, **options: Any) -> list[str] | list[Hypothesis]:
+    def transcribe(self, audio: Any, batch_size: int = 4, **options: Any) -> list[str] | list[Hypothesis]:
         """Text, or hypotheses, of audio; see `nemo_asr.transcription.transcribe`."""
-        return transcribe(self, audio, **options)
+        return transcribe(self, audio, batch_size=batch_size, **options)

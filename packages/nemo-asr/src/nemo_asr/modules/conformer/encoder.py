@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from nemo_asr.modules.conformer.positions import (
 )
 from nemo_asr.modules.conformer.reduction import SubsamplingReductionModule
 from nemo_asr.modules.conformer.stochastic_depth import layer_drop_probabilities, randomly_skipped
+from nemo_asr.modules.neural_module import NeuralModule
 from nemo_asr.modules.subsampling import build_subsampling
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Encoded(NamedTuple):
     captured: dict[int, tuple[Tensor, Tensor]]
 
 
-class ConformerEncoder(nn.Module):
+class ConformerEncoder(NeuralModule):
     """Encodes log-mel features.
 
     Args:
@@ -231,25 +232,37 @@ class ConformerEncoder(nn.Module):
 
     def change_attention_model(
         self, self_attention_model: str | None = None, att_context_size: Sequence[int] | None = None
-    ) -> None:
+    ) -> dict[str, Any]:
         """Replaces the attention of all layers, keeping the weights: for example by a local one for long audio.
 
         Args:
             self_attention_model: rel_pos, abs_pos or rel_pos_local_attn; the same one where None.
             att_context_size: [left, right] frames that it sees; the same where None.
+
+        Returns:
+            the constructor's keywords that would make the encoder as it is now.
         """
         model = self_attention_model or self.self_attention_model
         size = self.att_context_size if att_context_size is None else tuple(att_context_size)
         window = _local_window(model, size)
         self.pos_enc = build_positional_encoding(model, window, self.position_options).train(self.training)
         self.self_attention_model, self.att_context_size = model, size
-        self.contexts = replace(self.contexts, sizes=(size,), probabilities=(1.0,))
+        style = "regular" if model == "rel_pos_local_attn" else self.contexts.style
+        self.contexts = replace(self.contexts, sizes=(size,), probabilities=(1.0,), style=style)
         # as NVIDIA's: the new attention has no global frames
         self.attention_options = replace(self.attention_options, global_tokens=0, global_attn_separate=False)
         attentions = _attentions(model, self.attention_options, window)
         for layer in self.layers:
             assert isinstance(layer, ConformerLayer)
             layer.self_attn = next(attentions).with_weights_of(layer.self_attn)
+        return {
+            "self_attention_model": model,
+            "att_context_size": list(size),
+            "att_context_style": style,
+            "att_context_probs": None,
+            "global_tokens": 0,
+            "global_attn_separate": False,
+        }
 
     def _pre_encoded(self, x: Tensor, length: Tensor | None, bypass: bool) -> tuple[Tensor, Tensor]:
         width = self.d_model if bypass else self._feat_in

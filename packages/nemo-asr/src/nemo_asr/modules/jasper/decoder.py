@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from nemo_asr.modules.jasper.initialization import initialize_weights
+from nemo_asr.modules.neural_module import NeuralModule
 
 
-class ConvASRDecoder(nn.Module):
+class ConvASRDecoder(NeuralModule):
     """Log-probabilities of tokens, with the blank as the last class.
 
     Args:

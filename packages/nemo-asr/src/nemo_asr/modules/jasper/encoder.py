@@ -12,6 +12,7 @@ from nemo_asr.modules.jasper.block import JasperBlock, LayerMaker
 from nemo_asr.modules.jasper.block_options import RESIDUAL_MODES, BlockOptions
 from nemo_asr.modules.jasper.initialization import initialize_weights
 from nemo_asr.modules.jasper.masked_conv import scaled_kernel
+from nemo_asr.modules.neural_module import NeuralModule
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
@@ -25,7 +26,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 _IN_PLACE = (nn.Hardtanh, nn.ReLU, nn.SELU, nn.SiLU)
 
 
-class ConvASREncoder(nn.Module):
+class ConvASREncoder(NeuralModule):
     """Blocks of one-dimensional convolutions over log-mel features.
 
     Args:
