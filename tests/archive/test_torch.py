@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -108,6 +109,28 @@ def test_saving_detaches_parameters_and_keeps_ties_and_metadata(tmp_path):
     assert not any(tensor.requires_grad for tensor in state.values())
     assert state._metadata == module.state_dict()._metadata
     assert state._metadata["2"] == {"version": 2}
+
+
+UNREADABLE = {
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "subclass": lambda: torch.ones(2).as_subclass(type("Own", (torch.Tensor,), {})),
+    "numpy": lambda: {"inside": [np.float32(1)]},
+    "set": lambda: {1, 2},
+    "device": lambda: torch.device("cpu"),
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_what_could_not_be_read_back_is_refused_before_anything_is_written(tmp_path, kind):
+    with pytest.raises(ArchiveError, match=r"m\.nemo: member 'model_weights\.ckpt': the entry 'b' .*not be read back"):
+        save_archive(tmp_path / "m.nemo", {}, {"a": torch.ones(1), "b": UNREADABLE[kind]()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plain_values_beside_tensors_are_read_back(tmp_path):
+    extra = {"seen": 3, "name": "x", "scales": [0.5, None], "kind": torch.float16, "raw": b"1"}
+    save_archive(tmp_path / "m.nemo", {}, {"a": torch.ones(1), "extra": extra})
+    assert load_state_dict(tmp_path / "m.nemo")["extra"] == extra
 
 
 class Tied(nn.Module):

@@ -202,6 +202,12 @@ def test_an_error_of_the_user_is_one_line_and_status_1(run, project, arguments, 
     assert "\n" not in caught.value.code
 
 
+def test_an_interpolation_that_fails_names_the_line_of_the_program_that_read_it(project, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script", "name=${no_such_resolver:1}"])
+    with pytest.raises(SystemExit, match=r"^name: Unsupported .*no_such_resolver \(test_hydra_runner\.py, line \d+\)$"):
+        hydra_runner(config_path=str(project / "conf"), config_name="train")(lambda cfg: cfg.name)()
+
+
 def test_each_job_of_a_sweep_tells_its_error_once_and_the_others_run(project, monkeypatch, caplog):
     seen = []
 

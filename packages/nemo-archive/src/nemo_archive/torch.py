@@ -29,6 +29,7 @@ from nemo_archive.artifacts import WEIGHTS, Artifact
 from nemo_archive.checkpoint import Checkpoint, Storage, is_legacy
 from nemo_archive.module_loading import StateDictError, build_and_load, skip_init
 from nemo_archive.reader import Archive, open_archive
+from nemo_archive.safety import ArchiveError
 from nemo_archive.sources import Span
 from nemo_archive.unpickler import ITEM_BYTES, DType, StoredTensor
 from nemo_archive.writer import ArchiveWriter
@@ -165,9 +166,15 @@ def save_archive(
         artifacts: the files that belong to the model.
 
     Raises:
-        ArchiveError: if the config holds something that YAML has no plain type for, or two artifacts collide.
+        ArchiveError: if the config holds something that YAML has no plain type for, the state dict something that
+            `load_state_dict` would refuse (a sparse tensor, an object of numpy), or two artifacts collide.
         OSError: if the file cannot be written; what was there before is unchanged.
     """
+    for name, value in state_dict.items():
+        if not _can_be_read_back(value):
+            kind = f"{type(value).__module__}.{type(value).__qualname__}"
+            rule = f"the entry {name!r} of the state dict, a {kind}, could not be read back"
+            raise ArchiveError(rule, path=os.fspath(path), member=WEIGHTS)
     weights = _for_saving(state_dict)
 
     def write_weights(file: BinaryIO) -> None:
@@ -178,6 +185,18 @@ def save_archive(
         for artifact in artifacts:
             writer.add_artifact(artifact)
         writer.add_stream(WEIGHTS, write_weights)
+
+
+def _can_be_read_back(value: Any) -> bool:
+    """Whether unpickler.py knows what torch.save makes of it."""
+    if isinstance(value, Tensor):
+        plain = type(value.detach()) is Tensor and value.layout is torch.strided
+        return plain and str(value.dtype).removeprefix("torch.") in ITEM_BYTES
+    if type(value) in (dict, OrderedDict):
+        return all(map(_can_be_read_back, (*value.keys(), *value.values())))
+    if type(value) in (list, tuple):
+        return all(map(_can_be_read_back, value))
+    return type(value) in (type(None), bool, int, float, str, bytes, torch.dtype, torch.Size)
 
 
 def _for_saving(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:

@@ -35,7 +35,7 @@ TYPE_OF_NODE = {
     "DictConfig": "a section",
     "ListConfig": "a list",
 }
-LIBRARIES = re.compile(r"[/\\](omegaconf|hydra|nemo_config)[/\\]")
+LIBRARIES = re.compile(r"[/\\](omegaconf|hydra|antlr4|nemo_config)[/\\]")
 
 
 def is_about_config(error: Exception, *, composing: bool) -> bool:
