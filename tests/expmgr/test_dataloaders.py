@@ -55,9 +55,10 @@ def test_a_data_section_is_resolved_and_has_none_of_the_keys_read_here():
 
 
 @pytest.mark.parametrize(
-    ("section", "given"), [(None, False), ({}, False), ({KEY: None}, False), ({KEY: "a"}, True), ({"other": 1}, True)]
+    ("section", "given"),
+    [(None, False), ({}, False), ({KEY: None}, False), ({KEY: []}, False), ({KEY: "a"}, True), ({"other": 1}, True)],
 )
-def test_a_section_is_given_unless_it_is_empty_or_its_file_null(section, given):
+def test_a_section_is_given_unless_it_is_empty_or_its_file_null_or_an_empty_list(section, given):
     config = None if section is None else OmegaConf.create(section)
     assert is_given(config, PATH, KEY) is given
 

@@ -476,6 +476,11 @@ def test_a_subclass_may_set_its_loaders_itself(tiny_class, tiny_cfg, manifest, t
     assert model.get_validation_dataloader_prefix(1) == "b_"
 
 
+def test_a_section_that_names_no_set_is_an_error(tiny_model):
+    with pytest.raises(ConfigError, match=r"model\.test_ds: \{'ds_item': \[\]\} names no set of data"):
+        tiny_model.setup_multiple_test_data({"ds_item": []})
+
+
 def test_test_sets_log_too(tiny_class, tiny_cfg, manifest, trainer):
     model = tiny_class(tiny_cfg)
     model.setup_multiple_test_data({"manifest_filepath": [manifest("a.json"), manifest("b.json")], "batch_size": 2})

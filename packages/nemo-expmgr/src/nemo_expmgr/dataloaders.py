@@ -57,7 +57,7 @@ def dataset_section(section: Mapping[str, Any] | DictConfig, path: str) -> DictC
 
 
 def is_given(section: Any, path: str, key: str) -> bool:
-    """Whether a config names data in this section: it is not empty, and its `key`, if it has one, not null.
+    """Whether a config names data in this section: it is not empty, and its `key`, if it has one, not null or [].
 
     Raises:
         ConfigError: the key is still '???'.
@@ -66,7 +66,7 @@ def is_given(section: Any, path: str, key: str) -> bool:
         return False
     if OmegaConf.is_missing(section, key):
         raise ConfigError(f"{path}.{key}", "???", "must be set before training or evaluation starts")
-    return key not in section or section[key] is not None
+    return key not in section or not (section[key] is None or section[key] == [])
 
 
 def split_sets(section: Mapping[str, Any] | DictConfig, path: str, key: str) -> list[DataSet]:
@@ -125,6 +125,8 @@ def _make_unique(prefixes: list[str]) -> list[str]:
 def setup_sets(model: TrainableModule, phase: Phase, section: Mapping[str, Any] | DictConfig) -> None:
     """Builds the loaders of all sets through the model's setup_<phase>_data, which a subclass may have overridden."""
     sets = split_sets(section, phase.path, model.several_sets_key)
+    if not sets:
+        raise ConfigError(phase.path, plain(section), "names no set of data")
     loader_attribute = f"_{phase.name}_dl"
     setup_one = getattr(model, f"setup_{phase.name}_data")
     loaders = []
