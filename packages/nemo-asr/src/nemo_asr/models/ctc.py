@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig
 from torch import Tensor
 
+from nemo_asr.decoding.ctc_config import CtcDecodingConfig
 from nemo_asr.losses.ctc import CTCLoss
 from nemo_asr.metrics.wer import WER
 from nemo_asr.models.asr_model import ASRModel, Batch
@@ -36,6 +38,8 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
 
     def __init__(self, cfg: DictConfig | Mapping[str, Any], trainer: Trainer | None = None) -> None:
         ASRModel.__init__(self, cfg, trainer)
+        if not self.cfg.get("decoding"):
+            self.keep_section("decoding", asdict(CtcDecodingConfig()))  # scripts edit model.cfg.decoding
         config = plain(self.cfg)
         self.assemble(build_ctc_parts(config, self.artifact, strict=self.strict_config))
         self.inter_ctc = InterCtc(config.get("interctc"), self.encoder, strict=self.strict_config)
