@@ -16,7 +16,6 @@ from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 
 from nemo_archive import Artifact
-from nemo_config import plain
 from nemo_expmgr import init_from, lightning_checkpoint, nemo_file
 from nemo_expmgr.pretrained import PretrainedModelInfo, locate_pretrained
 from nemo_expmgr.restore_context import is_restoring, take_artifacts
@@ -139,7 +138,7 @@ class NemoModel(TrainableModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the artifacts, so that load_from_checkpoint needs no other file."""
-        packed = lightning_checkpoint.pack_artifacts(self.artifact_store, plain(self._cfg))
+        packed = lightning_checkpoint.pack_artifacts(self.artifact_store, self.plain_cfg())
         checkpoint[lightning_checkpoint.ARTIFACTS_KEY] = packed
 
     @classmethod

@@ -47,7 +47,7 @@ def save_model(model: NemoModel, path: str | Path) -> None:
 def _write(model: NemoModel, path: Path) -> None:
     from nemo_archive.torch import save_archive
 
-    config = plain(model.cfg)
+    config = model.plain_cfg()
     artifacts = model.artifact_store.current(config)
     saved = saved_config(
         config,

@@ -42,7 +42,8 @@ class TrainableModule(LightningModule):
         super().__init__()
         if "model" in cfg:
             raise ConfigError("model", dict(cfg), "is the section to pass: cfg.model, not the whole config")
-        self._cfg: DictConfig = OmegaConf.create(plain(cfg))
+        self._given_cfg = plain(cfg)
+        self._cfg: DictConfig | None = None  # made when it is first asked for: it takes a third of a restore's time
         self._log_hyperparams = True  # Lightning's switch: its loggers get `hparams`
         self._train_dl: Any = None
         self._validation_dl: Any = None
@@ -58,20 +59,29 @@ class TrainableModule(LightningModule):
     @property
     def cfg(self) -> DictConfig:
         """The model's config; changing it does not change modules that are built."""
+        if self._cfg is None:
+            self._cfg = OmegaConf.create(self._given_cfg)
         return self._cfg
 
     @cfg.setter
     def cfg(self, cfg: Config) -> None:
-        self._cfg = OmegaConf.create(plain(cfg))
+        self._given_cfg, self._cfg = plain(cfg), None
+
+    def plain_cfg(self) -> dict[str, Any]:
+        """A copy of the config as it is now, in plain containers."""
+        return plain(self._given_cfg if self._cfg is None else self._cfg)
 
     def keep_section(self, key: str, section: Config) -> None:
         """Replaces one section of the config by a copy of `section`."""
-        OmegaConf.update(self._cfg, key, plain(section), merge=False, force_add=True)
+        if self._cfg is None:
+            self._given_cfg[key] = plain(section)
+        else:
+            OmegaConf.update(self._cfg, key, plain(section), merge=False, force_add=True)
 
     @property
     def hparams(self) -> AttributeDict:
         """What Lightning writes into checkpoints and loggers: `cfg` as it is now, in plain containers."""
-        return AttributeDict(cfg={**plain(self._cfg), "target": nvidia_name(type(self))})
+        return AttributeDict(cfg={**self.plain_cfg(), "target": nvidia_name(type(self))})
 
     @property
     def hparams_initial(self) -> AttributeDict:
@@ -180,7 +190,10 @@ class TrainableModule(LightningModule):
         collect_output(self.test_step_outputs, outputs, batch_idx, dataloader_idx)
 
     def _total(self, part: Tensor) -> Tensor:
-        return part if self.world_size == 1 else self.all_gather(part).sum()  # type: ignore[union-attr]
+        """The sum over all processes."""
+        if self.world_size == 1:
+            return part
+        return self.trainer.strategy.reduce(part.to(self.device), reduce_op="sum")
 
     def multi_validation_epoch_end(self, outputs: list[Any], dataloader_idx: int = 0) -> dict[str, Any] | None:
         """The metrics of one validation set, under `log` of the result, from the outputs of its steps."""

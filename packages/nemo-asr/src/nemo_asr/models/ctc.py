@@ -38,24 +38,22 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
 
     def __init__(self, cfg: DictConfig | Mapping[str, Any], trainer: Trainer | None = None) -> None:
         ASRModel.__init__(self, cfg, trainer)
-        if not self.cfg.get("decoding"):
+        config = self.plain_cfg()
+        if not config.get("decoding"):
             self.keep_section("decoding", asdict(CtcDecodingConfig()))  # scripts edit model.cfg.decoding
-        config = plain(self.cfg)
         self.assemble(build_ctc_parts(config, self.artifact, strict=self.strict_config))
         self.inter_ctc = InterCtc(config.get("interctc"), self.encoder, strict=self.strict_config)
         self.loss = self._make_loss()
         self.wer = self._make_metric()
 
     def _make_loss(self) -> CTCLoss:
-        reduction = self.cfg.get("ctc_reduction", "mean_batch")
+        reduction = self.plain_cfg().get("ctc_reduction", "mean_batch")
         return CTCLoss(self.tokenizer.vocab_size, zero_infinity=True, reduction=reduction)
 
     def _make_metric(self) -> WER:
-        return WER(
-            self.decoding,
-            use_cer=self.cfg.get("use_cer", False),
-            log_prediction=self.cfg.get("log_prediction", False),
-        )
+        config = self.plain_cfg()
+        log_prediction = config.get("log_prediction", False)
+        return WER(self.decoding, use_cer=config.get("use_cer", False), log_prediction=log_prediction)
 
     def change_attention_model(
         self, self_attention_model: str | None = None, att_context_size: Sequence[int] | None = None
@@ -69,7 +67,7 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
         if not isinstance(self.encoder, ConformerEncoder):
             raise TypeError(f"change_attention_model: {type(self.encoder).__name__} has no attention")
         changed = self.encoder.change_attention_model(self_attention_model, att_context_size)
-        config = plain(self.cfg)
+        config = self.plain_cfg()
         self.cfg = {**config, "encoder": {**config["encoder"], **changed}}
 
     def derived_config(self) -> dict[str, Any]:
@@ -136,7 +134,7 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
     def _replace_tokenizer(
         self, tokenizer: Tokenizer, changes: Mapping[str, Any], decoding_cfg: Mapping[str, Any] | None
     ) -> None:
-        config = {**plain(self.cfg), **changes}
+        config = {**self.plain_cfg(), **changes}
         vocabulary = list(tokenizer.vocabulary)
         config["decoder"] = {**config["decoder"], "num_classes": len(vocabulary), "vocabulary": vocabulary}
         feat_in: Any = self.decoder._feat_in
@@ -149,7 +147,7 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
 
     def change_decoding_strategy(self, decoding_cfg: Mapping[str, Any] | None = None, verbose: bool = True) -> None:
         """Takes another `decoding` section; None keeps the present one. With `verbose` it is logged."""
-        section = plain(decoding_cfg) if decoding_cfg is not None else plain(self.cfg).get("decoding") or {}
+        section = plain(decoding_cfg) if decoding_cfg is not None else self.plain_cfg().get("decoding") or {}
         self.set_decoding(section, strict=decoding_cfg is not None)
         self.decoder.temperature = self.decoding.config.temperature  # type: ignore[assignment]
         self.keep_section("decoding", section)
