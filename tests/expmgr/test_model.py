@@ -387,6 +387,17 @@ def test_a_restored_model_trains_on(tiny_class, tiny_model, manifest, trainer, t
     assert torch.equal(tiny_class.restore_from(tmp_path / "a.nemo").inner.weight, tiny_model.inner.weight)
 
 
+def test_validation_data_of_a_file_is_not_opened_unless_it_is_set(tiny_class, tiny_cfg, manifest, trainer, tmp_path):
+    tiny_cfg["validation_ds"] = {"manifest_filepath": "/of/another/machine.json"}
+    tiny_class(tiny_cfg).save_to(tmp_path / "a.nemo")
+    model = tiny_class.restore_from(tmp_path / "a.nemo")
+    model.setup_training_data({"manifest_filepath": manifest("train.json"), "batch_size": 1})
+    trainer(max_steps=1).fit(model)
+    assert model.val_dataloader() == []
+    model.setup_validation_data({"manifest_filepath": manifest("dev.json"), "batch_size": 1})
+    assert len(model.val_dataloader()) > 0
+
+
 def test_a_missing_manifest_is_an_error_only_when_training_starts(tiny_class, tiny_cfg, trainer):
     model = tiny_class(tiny_cfg)
     with pytest.raises(ConfigError, match=r"model\.train_ds\.manifest_filepath: \?\?\?"):

@@ -37,6 +37,8 @@ class NemoModel(TrainableModule):
     def __init__(self, cfg: Config, trainer: Trainer | None = None) -> None:
         super().__init__(cfg, trainer)
         self.strict_config = not is_restoring()
+        if is_restoring():
+            self._sections_of_file = {"validation_ds", "test_ds"}
         self.artifact_store = take_artifacts()
 
     @property

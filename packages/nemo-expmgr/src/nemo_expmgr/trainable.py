@@ -6,6 +6,7 @@ setup_validation_data `_validation_dl`, multi_validation_epoch_end makes the met
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,8 @@ from nemo_config import ConfigError, nvidia_name, plain
 from nemo_expmgr import optimization
 from nemo_expmgr.dataloaders import TEST, VALIDATION, Phase, dataset_section, is_given, setup_sets
 from nemo_expmgr.epoch_end import collect_output, loader_count, mean_metrics, merge_epoch, open_outputs
+
+logger = logging.getLogger(__name__)
 
 Config = DictConfig | Mapping[str, Any]
 
@@ -45,6 +48,7 @@ class TrainableModule(LightningModule):
         self._given_cfg = plain(cfg)
         self._cfg: DictConfig | None = None  # made when it is first asked for: it takes a third of a restore's time
         self._log_hyperparams = True  # Lightning's switch: its loggers get `hparams`
+        self._sections_of_file: set[str] = set()  # name data of the machine where a restored file was made
         self._train_dl: Any = None
         self._validation_dl: Any = None
         self._test_dl: Any = None
@@ -73,6 +77,7 @@ class TrainableModule(LightningModule):
 
     def keep_section(self, key: str, section: Config) -> None:
         """Replaces one section of the config by a copy of `section`."""
+        self._sections_of_file.discard(key)
         if self._cfg is None:
             self._given_cfg[key] = plain(section)
         else:
@@ -146,18 +151,25 @@ class TrainableModule(LightningModule):
         return self._train_dl
 
     def val_dataloader(self) -> Any:
-        """The validation loaders; an empty list where the config names no data."""
-        section = self.cfg.get("validation_ds")
-        if self._validation_dl is None and is_given(section, VALIDATION.path, self.several_sets_key):
+        """The validation loaders; an empty list where the config names no data, or only the restored file does."""
+        if self._validation_dl is None and (section := self._own_section(VALIDATION)) is not None:
             self.setup_multiple_validation_data(section)
         return [] if self._validation_dl is None else self._validation_dl
 
     def test_dataloader(self) -> Any:
-        """The test loaders; an empty list where the config names no data."""
-        section = self.cfg.get("test_ds")
-        if self._test_dl is None and is_given(section, TEST.path, self.several_sets_key):
+        """The test loaders, like val_dataloader."""
+        if self._test_dl is None and (section := self._own_section(TEST)) is not None:
             self.setup_multiple_test_data(section)
         return [] if self._test_dl is None else self._test_dl
+
+    def _own_section(self, phase: Phase) -> DictConfig | None:
+        """The section of a phase if it names data here."""
+        key = f"{phase.name}_ds"
+        if key in self._sections_of_file:
+            logger.info("%s came with the file and is not opened; setup_%s_data sets one", phase.path, phase.name)
+            return None
+        section = self.cfg.get(key)
+        return section if is_given(section, phase.path, self.several_sets_key) else None
 
     def get_validation_dataloader_prefix(self, dataloader_idx: int = 0) -> str:
         """What the metrics of a validation set begin with in the logs."""
