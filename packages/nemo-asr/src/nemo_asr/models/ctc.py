@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -40,7 +39,7 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
         ASRModel.__init__(self, cfg, trainer)
         config = self.plain_cfg()
         if not config.get("decoding"):
-            self.keep_section("decoding", asdict(CtcDecodingConfig()))  # scripts edit model.cfg.decoding
+            self.keep_section("decoding", {"strategy": CtcDecodingConfig.strategy})  # scripts edit model.cfg.decoding
         self.assemble(build_ctc_parts(config, self.artifact, strict=self.strict_config))
         self.inter_ctc = InterCtc(config.get("interctc"), self.encoder, strict=self.strict_config)
         self.loss = self._make_loss()
