@@ -71,12 +71,12 @@ def test_two_processes_train_one_model_into_one_folder(tmp_path):
     environment["OMP_NUM_THREADS"] = "1"
     command = [sys.executable, "train.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
 
     printed = sorted(line.split()[1:] for line in done.stdout.splitlines() if line.startswith("trained"))
-    assert [rank for rank, *_ in printed] == ["0", "1"]
+    assert [rank for rank, *_ in printed] == ["0", "1"], done.stdout
     assert printed[0][1:] == printed[1][1:]  # steps, loss, word error rate and folder
-    assert done.stderr.count("Saved ") == 1
+    assert done.stderr.count("Saved ") == 1, done.stderr
 
     (folder,) = (tmp_path / "exp" / "line").iterdir()
     assert len(list(folder.glob("events.out.*"))) == len(list(folder.rglob("*-last.ckpt"))) == 1
