@@ -1,5 +1,6 @@
 """Training with two processes, started as Lightning starts them, against plain torch with twice the batch."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import torch
 from nemo_archive.torch import load_state_dict
 
 SCRIPT = """
+import json
 import logging
+from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
@@ -47,7 +50,7 @@ folder = exp_manager(trainer, {"exp_dir": "exp", "name": "line", "seconds_to_sle
 model = Line({"train_ds": {"any": 1}, "validation_ds": {"any": 1}, "optim": {"name": "sgd", "lr": 0.1}}, trainer)
 trainer.fit(model)
 loss, rate = (trainer.callback_metrics[name].item() for name in ("val_loss", "val_wer"))
-print("trained", trainer.global_rank, trainer.global_step, loss, rate, folder)
+Path(f"rank{trainer.global_rank}.json").write_text(json.dumps([trainer.global_step, loss, rate, str(folder)]))
 """
 
 
@@ -73,15 +76,17 @@ def test_two_processes_train_one_model_into_one_folder(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
-    printed = sorted(line.split()[1:] for line in done.stdout.splitlines() if line.startswith("trained"))
-    assert [rank for rank, *_ in printed] == ["0", "1"], done.stdout
-    assert printed[0][1:] == printed[1][1:]  # steps, loss, word error rate and folder
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    steps, loss, word_error_rate, log_dir = first
+    assert steps == 8
     assert done.stderr.count("Saved ") == 1, done.stderr
 
     (folder,) = (tmp_path / "exp" / "line").iterdir()
+    assert folder == tmp_path / log_dir
     assert len(list(folder.glob("events.out.*"))) == len(list(folder.rglob("*-last.ckpt"))) == 1
-    layer, loss = line_trained_by_torch_alone()
-    assert float(printed[0][2]) == pytest.approx(loss, rel=1e-5)
-    assert float(printed[0][3]) == pytest.approx(8 / (4 * 1 + 4 * 2))  # of all words, not the mean of two rates
+    layer, expected_loss = line_trained_by_torch_alone()
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    assert word_error_rate == pytest.approx(8 / (4 * 1 + 4 * 2))  # of all words, not the mean of two rates
     for name, tensor in load_state_dict(folder / "checkpoints" / "line.nemo").items():
         torch.testing.assert_close(tensor, layer.state_dict()[name.removeprefix("layer.")])

@@ -7,20 +7,21 @@ With several sets every metric is logged with the prefix of its set (`dev_other_
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
 
-def mean_metrics(
-    outputs: Sequence[Mapping[str, Any]], total: Callable[[Tensor], Tensor] = lambda part: part
-) -> dict[str, Tensor]:
+
+def mean_metrics(outputs: Sequence[Mapping[str, Any]], module: LightningModule | None = None) -> dict[str, Tensor]:
     """Means of the scalars of step outputs; where they have `x_num` and `x_denom`, x is the ratio of their sums.
 
     Args:
         outputs: what the steps of one set returned.
-        total: makes the sum over all processes of this one's.
+        module: whose trainer knows the other processes; the sums are over all of them. None for this one alone.
     """
     columns = {
         key: torch.stack([torch.as_tensor(output[key]).detach().float().reshape(()) for output in outputs])
@@ -28,13 +29,20 @@ def mean_metrics(
         if _is_scalar(value)
     }
     ratios = {
-        key.removesuffix("_num"): total(columns[key].sum()) / total(columns[denominator].sum())
+        key.removesuffix("_num"): _total(columns[key], module) / _total(columns[denominator], module)
         for key in columns
         if key.endswith("_num") and (denominator := key.removesuffix("_num") + "_denom") in columns
     }
     parts = {stem + suffix for stem in ratios for suffix in ("", "_num", "_denom")}
     means = {key: column.mean() for key, column in columns.items() if key not in parts}
     return {**means, **ratios}
+
+
+def _total(column: Tensor, module: LightningModule | None) -> Tensor:
+    trainer = None if module is None else module._trainer
+    if module is None or trainer is None or trainer.world_size == 1:
+        return column.sum()
+    return trainer.strategy.reduce(column.sum().to(module.device), reduce_op="sum")
 
 
 def _is_scalar(value: Any) -> bool:

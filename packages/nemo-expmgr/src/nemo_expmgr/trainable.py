@@ -15,7 +15,6 @@ from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_summary.model_summary import ModelSummary
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
@@ -201,19 +200,13 @@ class TrainableModule(LightningModule):
         """Collects what test_step returned."""
         collect_output(self.test_step_outputs, outputs, batch_idx, dataloader_idx)
 
-    def _total(self, part: Tensor) -> Tensor:
-        """The sum over all processes."""
-        if self.world_size == 1:
-            return part
-        return self.trainer.strategy.reduce(part.to(self.device), reduce_op="sum")
-
     def multi_validation_epoch_end(self, outputs: list[Any], dataloader_idx: int = 0) -> dict[str, Any] | None:
         """The metrics of one validation set, under `log` of the result, from the outputs of its steps."""
-        return {"log": mean_metrics(outputs, self._total)}
+        return {"log": mean_metrics(outputs, self)}
 
     def multi_test_epoch_end(self, outputs: list[Any], dataloader_idx: int = 0) -> dict[str, Any] | None:
         """The metrics of one test set, under `log` of the result, from the outputs of its steps."""
-        return {"log": mean_metrics(outputs, self._total)}
+        return {"log": mean_metrics(outputs, self)}
 
     def on_validation_epoch_end(self) -> None:
         """Logs the metrics of all validation sets (nemo_expmgr.epoch_end says under which names)."""
