@@ -307,6 +307,15 @@ def test_a_resumed_run_counts_on_and_ends_with_the_same_weights():
     assert len(names(folder, "events.out.tfevents*")) == 2
 
 
+def test_a_checkpoint_with_an_omegaconf_config_as_nvidias_have_it_is_resumed():
+    folder, _, _ = run(RESUME, max_epochs=1)
+    (last,) = (folder / "checkpoints").glob("*-last.ckpt")
+    config = OmegaConf.create({"cfg": {"encoder": {"layers": [1, 2.5, None, "${encoder}"]}}})
+    torch.save({**torch.load(last), "hyper_parameters": config, "hparams_type": type(config)}, last)
+    _, model, _ = run(RESUME, max_epochs=2)
+    assert model.seen == [4, 5, 6, 7]
+
+
 def test_a_run_that_ended_at_max_steps_goes_on_with_the_next_epoch():
     run(RESUME, max_epochs=3, max_steps=6)
     _, model, _ = run(RESUME, max_epochs=3)

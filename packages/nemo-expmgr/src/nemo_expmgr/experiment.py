@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from nemo_config import ConfigError, read_section
@@ -29,6 +30,7 @@ from nemo_expmgr.config import (
     ExpManagerConfig,
     refuse_not_built,
 )
+from nemo_expmgr.lightning_checkpoint import plain_data_types
 from nemo_expmgr.paths import RunFolder, archive_earlier_logs, global_rank, run_folder
 from nemo_expmgr.resume import checkpoint_to_resume
 
@@ -70,6 +72,7 @@ def exp_manager(trainer: "Trainer", cfg: Mapping[str, Any] | ExpManagerConfig | 
     _tell_what_has_no_effect(trainer, cfg)
     if checkpoint is not None:
         trainer.ckpt_path = str(checkpoint)
+        torch.serialization.add_safe_globals(plain_data_types())  # NVIDIA's checkpoints hold the config as OmegaConf's
         log.info("Training goes on from %s", checkpoint)
     loggers.attach_tensorboard(trainer, config, folder)
     _add_callbacks(trainer, config, params)

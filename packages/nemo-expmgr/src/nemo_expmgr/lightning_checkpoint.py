@@ -47,7 +47,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
 
 
 def _read_with_omegaconf(path: Path, map_location: Any) -> Any:
-    with _allow_lock, torch.serialization.safe_globals(_plain_data_types()):
+    with _allow_lock, torch.serialization.safe_globals(plain_data_types()):
         try:
             return torch.load(path, map_location=map_location, weights_only=True)
         except pickle.UnpicklingError as error:
@@ -55,7 +55,8 @@ def _read_with_omegaconf(path: Path, map_location: Any) -> Any:
             raise ValueError(f"{path}: holds objects that are not loaded for safety ({reason})") from None
 
 
-def _plain_data_types() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+def plain_data_types() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """OmegaConf's containers and what they are made of, for torch.serialization.add_safe_globals."""
     from lightning.fabric.utilities.data import AttributeDict
     from omegaconf import base, dictconfig, listconfig, nodes
 
