@@ -82,6 +82,14 @@ def test_where_a_file_speaks_unknown_keys_are_dropped_with_one_line(speech_packa
     ]
 
 
+def test_where_a_file_speaks_a_value_of_another_type_is_passed_on_with_one_line(speech_package, caplog):
+    with caplog.at_level(logging.INFO, logger="nemo_config"):
+        encoder = instantiate({"_target_": ENCODER, "d_model": 8, "dropout": "none"}, path="encoder", strict=False)
+    assert encoder.dropout == "none"
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line.startswith("encoder.dropout: 'none'") and line.endswith("it is passed on as it stands in the file")
+
+
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_key_without_meaning_here_is_dropped_with_one_line(speech_package, caplog, strict):
     section = {"_target_": ENCODER, "d_model": 8, "use_pytorch_sdpa": False}

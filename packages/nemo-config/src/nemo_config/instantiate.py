@@ -8,6 +8,7 @@ is checked against the signature before the call; containers reach the class as 
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from nemo_config.errors import ABSENT, ConfigError, from_constructor, join
 from nemo_config.plain import plain
 from nemo_config.sections import known_part, refuse_missing
 from nemo_config.targets import check_target, resolve_target
+
+log = logging.getLogger(__name__)
 
 SPECIAL_KEYS = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -28,8 +31,9 @@ def instantiate(section: Any, *args: Any, path: str = "", strict: bool = True, *
         section: a DictConfig, a mapping or a dataclass with `_target_`. It is not changed.
         args: positional arguments, in place of the keys of the same names.
         path: where the section stands in the config, for messages.
-        strict: whether a key that the class does not take is an error; if not, it is left out with one line in the
-            log. Keys in the class attribute `IGNORED_KEYS` are left out either way.
+        strict: whether a key that the class does not take, or a value of another type than it is annotated with, is
+            an error; if not, the key is left out, the value is passed on, and one line in the log says so. Keys in the
+            class attribute `IGNORED_KEYS` are left out either way.
         kwargs: arguments from the program; they win over the section's keys and are not checked.
 
     Returns:
@@ -127,7 +131,13 @@ def _argument(value: Any, annotation: Any, path: str, recursive: bool, strict: b
     if recursive and _names_a_target(value):
         return _with_nested_built(value, path, strict)
     refuse_missing(value, path)
-    return checked(value, annotation, path)
+    try:
+        return checked(value, annotation, path)
+    except ConfigError as error:
+        if strict:
+            raise
+        log.warning("%s; it is passed on as it stands in the file", error)
+        return value
 
 
 def _names_a_target(value: Any) -> bool:
