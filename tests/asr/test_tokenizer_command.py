@@ -101,6 +101,20 @@ def test_missing_files_are_one_line_of_error(tmp_path, capsys):
         assert f"{source[1]}: cannot be read" in capsys.readouterr().err
 
 
+def test_flags_and_overrides_say_the_same(tmp_path):
+    assert run(tmp_path / "flags", "--vocab-size", "64", "--lower") == 0
+    overrides = [
+        f"manifest={TRAIN}",
+        f"out={tmp_path / 'overrides'}",
+        "vocab_size=64",
+        "lower=true",
+        "split_digits=false",
+    ]
+    assert main(overrides) == 0
+    for name in ("tokenizer.model", "tokenizer.vocab", "vocab.txt"):
+        assert (tmp_path / "flags" / name).read_bytes() == (tmp_path / "overrides" / name).read_bytes()
+
+
 def test_options_reach_the_model(tmp_path):
     texts = ["Press 12 <star> now", "Call 345 <star> Again", "press 12", "call again now"]
     lower = SentencePieceTokenizer(train_tokenizer(texts, vocab_size=40, lower=True, split_digits=True))

@@ -1,6 +1,7 @@
 """`nemo-asr tokenizer`: makes a SentencePiece tokenizer from the texts of manifests or of text files.
 
     nemo-asr tokenizer --manifest train.json --out tokenizer --vocab-size 128
+    nemo-asr tokenizer manifest=train.json out=tokenizer vocab_size=128 lower=true
     nemo-asr train --config-name fastconformer_ctc_bpe model.tokenizer.dir=tokenizer …
 
 The folder then holds tokenizer.model, tokenizer.vocab and vocab.txt, as NVIDIA's toolkit wants them. The same texts
@@ -26,6 +27,9 @@ LONGEST_PIECE = 16
 LONGEST_LINE_BYTES = 4192 * 16
 """SentencePiece leaves out longer lines; its own default of 4192 bytes would drop long transcripts unseen."""
 
+KEYS = ("manifest", "text", "out", "vocab_size", "type", "character_coverage", "symbols", "max_piece_length")
+SWITCHES = ("lower", "split_digits", "byte_fallback", "start_end_tokens")
+
 _TOO_LARGE = re.compile(r"set it to a value <= (\d+)|value <=\s*(\d+)", re.IGNORECASE)
 _TOO_SMALL = re.compile(r"smaller than required_chars\. (\d+) vs (\d+)")
 
@@ -36,7 +40,7 @@ class TokenizerError(ValueError):
 
 def main(argv: list[str]) -> int:
     """Runs the command with the given arguments (without its name); returns the exit status."""
-    options = _parser().parse_args(argv)
+    options = _parser().parse_args([flag for argument in argv for flag in _flags(argument)])
     try:
         texts = list(_texts(options.manifest, options.text))
         model = train_tokenizer(
@@ -164,6 +168,17 @@ def _explain(message: str, vocab_size: int, kind: str) -> str:
             f"--vocab-size: {vocab_size} is too small: these texts have characters for at least {found.group(2)} pieces"
         )
     return f"SentencePiece: {' '.join(message.split())}"
+
+
+def _flags(argument: str) -> list[str]:
+    """`vocab_size=64`, as the other commands spell it, as `--vocab-size=64`; switches are `lower=true` or `=false`."""
+    key, _, value = argument.partition("=")
+    flag = "--" + key.replace("_", "-")
+    if key in KEYS and value:
+        return [f"{flag}={value}"]
+    if key in SWITCHES and value.lower() in ("true", "false"):
+        return [flag] if value.lower() == "true" else []
+    return [argument]
 
 
 def _parser() -> argparse.ArgumentParser:
