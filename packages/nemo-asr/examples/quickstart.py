@@ -26,8 +26,10 @@ SETS = {
 
 
 def nemo_asr(*arguments: str) -> None:
-    """Runs a command of nemo-asr in a process of its own."""
-    subprocess.run([sys.executable, "-m", "nemo_asr", *arguments], check=True)
+    """Runs a command of nemo-asr in a process of its own; where it fails it has said why, and this ends, too."""
+    status = subprocess.run([sys.executable, "-m", "nemo_asr", *arguments]).returncode
+    if status:
+        raise SystemExit(status)
 
 
 def make_tokenizer(folder: Path) -> None:
