@@ -91,7 +91,7 @@ def main() -> None:
             shutil.rmtree(left, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
 
-    print("A check of the whole pipeline on 6 minutes of one speaker; its model is of no other use.", flush=True)
+    print("A check of the whole pipeline on five minutes of one speaker; its model is of no other use.", flush=True)
     started = time.monotonic()
     make_tokenizer(folder / "tokenizer")
     model = train(folder, arguments.overrides)
