@@ -1,7 +1,7 @@
 """The forms in which the kernels are shipped: which constants, how many warps and stages, for which GPU.
 
-Nothing is tuned at run time. Each folder's `triton/builds.py` lists its table as `builds() -> tuple[KernelBuild, ...]`; the launch
-takes its constants from the same table, and the tests compile every line of it and read the binary.
+Nothing is tuned at run time. Each folder's `triton/builds.py` lists its table as `builds() -> tuple[KernelBuild, ...]`;
+the launch takes its constants from the same table, and the tests compile every line of it and read the binary.
 """
 
 from __future__ import annotations
