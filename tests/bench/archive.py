@@ -115,8 +115,8 @@ def report(question: str, runs: dict[str, list[Run]]) -> None:
     if PEER in median:
         ours, theirs = median["nemo_archive"], median[PEER]
         print(
-            f"{'':12}  {theirs.first_s / ours.first_s:.1f} times faster first, {theirs.again_s / ours.again_s:.1f} again, "
-            f"{theirs.whole_s / ours.whole_s:.0f} as a whole process"
+            f"{'':12}  {theirs.first_s / ours.first_s:.1f} times faster first, "
+            f"{theirs.again_s / ours.again_s:.1f} again, {theirs.whole_s / ours.whole_s:.0f} as a whole process"
         )
 
 
