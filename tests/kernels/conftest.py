@@ -1,16 +1,44 @@
-"""Waveforms for the front end: real speech with the padding and lengths of the golden files."""
+"""Waveforms for the front end (real speech with the padding and lengths of the golden files), and runs of test folders.
+
+`interpreted` and `compiled` need a process where Triton interprets, or compiles, from the first import on. They are
+collected only where they are named: `pytest tests/kernels/interpreted`.
+"""
 
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+HERE = Path(__file__).parent
+GOLDEN = HERE.parent / "golden"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves out the folders that need a process of their own, unless they are named."""
+    if collection_path not in (HERE / "interpreted", HERE / "compiled"):
+        return None
+    named = [(config.invocation_params.dir / argument.split("::")[0]).resolve() for argument in config.args]
+    return None if any(path.is_relative_to(collection_path) for path in named) else True
+
+
+@pytest.fixture
+def run_folder() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the tests of a folder in a new process, with further environment variables."""
+
+    def run(folder: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / folder)]
+        return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+
+    return run
 
 
 @pytest.fixture(scope="session")

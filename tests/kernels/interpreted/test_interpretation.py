@@ -1,0 +1,9 @@
+"""What the other files of this folder rely on."""
+
+from __future__ import annotations
+
+import triton
+
+
+def test_kernels_decorated_in_this_process_are_interpreted():
+    assert not isinstance(triton.jit(len), triton.JITFunction)
