@@ -48,6 +48,10 @@ class MappedSource:
             raise ArchiveError("the archive is closed")
         return memoryview(self._map)[offset : offset + length]
 
+    def fileno(self) -> int:
+        """The open file, from which the kernel can copy."""
+        return self._file.fileno()
+
     def private_map(self) -> mmap.mmap | None:
         # From the open file, not from its name, which may meanwhile belong to another file.
         try:
@@ -79,6 +83,10 @@ class FileSource:
                 raise ArchiveError("the file became shorter while it was read", path=str(self._file.name))
             filled += count
         return memoryview(data)
+
+    def fileno(self) -> int:
+        """The open file, from which the kernel can copy."""
+        return self._file.fileno()
 
     def _read_into(self, buffer: memoryview, offset: int) -> int:
         if hasattr(os, "preadv"):  # no shared file position: safe between threads and after a fork

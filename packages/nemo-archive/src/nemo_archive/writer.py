@@ -1,25 +1,33 @@
 """Writing a `.nemo` archive: the same content gives the same bytes, and a failure leaves what was there before.
 
 Layout as NVIDIA's toolkit writes it: a `.` folder entry, then `./`-prefixed members; artifacts and others by name,
-model_config.yaml, and what is streamed (the weights) last. Times are 0, owners root. The file grows under a temporary
-name beside the target, is flushed to the disk and renamed over it, so that a reader, or a model that still maps the
-old file, never sees a half-written one.
+model_config.yaml, and the weights and all else that is streamed last. Times are 0, owners root. The file grows under a
+temporary name beside the target, is flushed to the disk and renamed over it, so that a reader, or a model that still
+maps the old file, never sees a half-written one.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from nemo_archive.artifacts import CONFIG, Artifact
 from nemo_archive.safety import ArchiveError, member_name
 from nemo_archive.tar_index import BLOCK
 
+if TYPE_CHECKING:
+    from nemo_archive.reader import Archive
+    from nemo_archive.sources import Span
+
 _RECORD = 20 * BLOCK  # tar files end on a multiple of this
 _LARGEST_OCTAL = 8 << 30
+_CHUNK = 1 << 20
+WEIGHTS_SUFFIXES = (".ckpt", ".safetensors")  # of members that stand last
+_MOST_AT_ONCE = 1 << 30  # bytes that one system call is asked to copy
 
 
 class ArchiveWriter:
@@ -37,6 +45,7 @@ class ArchiveWriter:
         self.path = os.fspath(path)
         self._members: dict[str, bytes] = {}
         self._streams: dict[str, Callable[[BinaryIO], object]] = {}
+        self._copies: dict[str, Span] = {}
 
     def add_config(self, config: Mapping[str, Any]) -> None:
         """model_config.yaml, in the given order of keys.
@@ -74,11 +83,26 @@ class ArchiveWriter:
         """
         self._streams[self._free(name)] = write
 
+    def add_from(self, archive: Archive, member: str, *, name: str | None = None) -> None:
+        """Adds a member of another archive as it is; where the system can, the kernel copies it (`copy_span`).
+
+        The other archive must stay open until this one is written; it may be the file that is being replaced.
+
+        Args:
+            archive: where it is.
+            member: its name there.
+            name: its name here, if it is to have another.
+
+        Raises:
+            ArchiveError: if there is no such member, or as add_member.
+        """
+        self._copies[self._free(name or member)] = archive.span(member)
+
     def _free(self, name: str) -> str:
         normal = member_name(name, self.path)
         if not normal:
             raise ArchiveError("a member needs a name", path=self.path)
-        if normal in self._members or normal in self._streams:
+        if any(normal in added for added in (self._members, self._streams, self._copies)):
             raise ArchiveError("is there already, with other content", path=self.path, member=normal)
         return normal
 
@@ -111,15 +135,23 @@ class ArchiveWriter:
 
     def _write(self, file: BinaryIO) -> None:
         file.write(_header("./", 0, folder=True))
-        for name in sorted(self._members, key=lambda name: (name == CONFIG, name)):
-            data = self._members[name]
-            file.write(_header(f"./{name}", len(data)))
-            file.write(data)
+        for name in sorted((*self._members, *self._copies, *self._streams), key=self._place):
+            if name in self._streams:
+                _write_stream(file, f"./{name}", self._streams[name])
+            elif name in self._copies:
+                file.write(_header(f"./{name}", self._copies[name].size))
+                copy_span(self._copies[name], file)
+            else:
+                file.write(_header(f"./{name}", len(self._members[name])))
+                file.write(self._members[name])
             _pad(file, BLOCK)
-        for name in sorted(self._streams):
-            _write_stream(file, f"./{name}", self._streams[name])
         file.write(bytes(2 * BLOCK))
         _pad(file, _RECORD)
+
+    def _place(self, name: str) -> tuple[int, str]:
+        if name == CONFIG:
+            return 1, name
+        return (2 if name in self._streams or name.endswith(WEIGHTS_SUFFIXES) else 0), name
 
 
 class _Counting(io.RawIOBase):
@@ -156,7 +188,45 @@ def _write_stream(file: BinaryIO, name: str, write: Callable[[BinaryIO], object]
     file.seek(start)
     file.write(header)
     file.seek(end)
-    _pad(file, BLOCK)
+
+
+def copy_span(span: Span, file: BinaryIO) -> None:
+    """Appends a span to a file. Linux copies from file to file by itself; elsewhere the bytes pass through here.
+
+    Raises:
+        ArchiveError: if the source became shorter meanwhile.
+        OSError: if the file cannot be written.
+    """
+    done = _copy_by_kernel(span, file)
+    while done < span.size:
+        step = min(_CHUNK, span.size - done)
+        file.write(span.view(done, step))
+        done += step
+
+
+def _copy_by_kernel(span: Span, file: BinaryIO) -> int:
+    """Copies with copy_file_range(2) as far as it goes, and leaves the file's position after that; returns how far."""
+    try:
+        source = span.source.fileno() if hasattr(span.source, "fileno") else None
+    except ValueError:  # closed, as reading it will say
+        return 0
+    if source is None or not hasattr(os, "copy_file_range"):
+        return 0
+    file.flush()
+    done, start = 0, file.tell()
+    while done < span.size:
+        step = min(_MOST_AT_ONCE, span.size - done)
+        try:
+            copied = os.copy_file_range(source, file.fileno(), step, span.offset + done, start + done)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM):
+                raise
+            break  # these two files, or this system: not by the kernel
+        if copied == 0:
+            raise span.error("the file became shorter while it was read")
+        done += copied
+    file.seek(start + done)
+    return done
 
 
 def _header(name: str, size: int, *, folder: bool = False) -> bytes:
