@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -79,7 +80,10 @@ def test_a_value_that_yaml_has_no_type_for_is_named_with_its_path():
         "a: !custom 1\n",
         "a: &a [*a]\n",
         "x0: &x0 [1, 1]\n" + "".join(f"x{i}: &x{i} [*x{i - 1}, *x{i - 1}]\n" for i in range(1, 40)),
-        "x0: &x0 {k: 1}\n" + "".join(f"x{i}: &x{i}\n  <<: [*x{i - 1}, *x{i - 1}]\n" for i in range(1, 40)),
+        "a: !!binary aGVsbG8=\n",
+        "a: !!set {b}\n",
+        "a: !!bool perhaps\n",
+        "a: !!int ''\n",
         "a: " + "[" * 500 + "]" * 500,
         "a: " + "[" * 100_000,
         "a: \x00\n",
@@ -90,3 +94,15 @@ def test_a_value_that_yaml_has_no_type_for_is_named_with_its_path():
 def test_a_config_with_other_than_plain_types_is_refused(text):
     with pytest.raises(ArchiveError):
         parse_config(text.encode())
+
+
+def test_merge_keys_that_repeat_themselves_stay_small():
+    text = "x0: &x0 {k: 1}\n" + "".join(f"x{i}: &x{i}\n  <<: [*x{i - 1}, *x{i - 1}]\n" for i in range(1, 40))
+    assert set(map(str, parse_config(text.encode()).values())) == {"{'k': 1}"}
+
+
+def test_own_keys_win_over_merged_ones_and_the_first_of_several_sources_over_the_next():
+    text = "b: &b {x: 1, y: 1}\nc: &c {x: 2, z: 2}\nd: {inner: &d {<<: [*b, *c], z: 3}}\ne: {<<: *d}\n"
+    config = parse_config(text.encode())
+    assert config == yaml.safe_load(text)
+    assert config["e"] == {"x": 1, "y": 1, "z": 3}

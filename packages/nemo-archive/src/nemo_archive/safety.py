@@ -6,6 +6,8 @@ every later step (reading, or a caller's own unpacking) meets only relative name
 
 from __future__ import annotations
 
+LONGEST_NAME = 4096  # characters of a member's name
+
 
 class ArchiveError(Exception):
     """A file that is no sound `.nemo` archive, or a request that it cannot fulfil.
@@ -32,6 +34,8 @@ def member_name(raw: str, path: str) -> str:
         ArchiveError: if the name is absolute, climbs with `..`, or holds a backslash, drive or control character.
     """
     shown = raw if len(raw) <= 200 else raw[:200] + "..."
+    if len(raw) > LONGEST_NAME:
+        raise ArchiveError(f"names of over {LONGEST_NAME} characters are refused", path=path, member=shown)
     if raw.startswith("/"):
         raise ArchiveError("absolute names are refused", path=path, member=shown)
     if "\\" in raw or raw[1:2] == ":":

@@ -13,6 +13,7 @@ from nemo_archive.sources import Source
 
 BLOCK = 512
 _LONGEST_EXTENSION = 1 << 20  # bytes of a pax record or a long name
+MOST_MEMBERS = 100_000
 _REGULAR = b"0\x007"
 _EXTENSIONS = (b"x", b"g", b"L", b"K")
 _REFUSED = {
@@ -62,12 +63,14 @@ def index_tar(source: Source, path: str) -> dict[str, Member]:
             raise ArchiveError(
                 f"truncated: needs {offset + size} bytes, the file ends after {source.size}",
                 path=path,
-                member=overrides.get("path", header.name),
+                member=overrides.get("path", header.name)[:200],
             )
         if header.kind in _EXTENSIONS:
             overrides |= _extension(source, offset, header, path)
         else:
             name = member_name(overrides.get("path", header.name), path)
+            if len(members) + len(folders) >= MOST_MEMBERS:
+                raise ArchiveError(f"an archive of over {MOST_MEMBERS} members is refused", path=path)
             if header.kind in _REFUSED:
                 raise ArchiveError(_REFUSED[header.kind], path=path, member=name)
             if header.kind == b"5" or (header.kind == b"\0" and header.name.endswith("/")):

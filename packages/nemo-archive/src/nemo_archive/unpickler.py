@@ -2,15 +2,18 @@
 
 A pickle is a program for a stack machine. This one knows the instructions that build containers, numbers and text, and
 a fixed table of names (`_ALLOWED`). Applying one of them makes a description (StoredTensor, StorageRef), never a torch
-object, so that listing needs no torch. Every other instruction or name is refused by name. Instruction set: CPython's
-Lib/pickletools.py, protocols 2 to 5.
+object, so that listing needs no torch. Every other instruction or name is refused by name, unless the caller hands over
+the function that a name is to stand for (`allow`). Instruction set: CPython's Lib/pickletools.py, protocols 2 to 5.
+
+A few bytes of pickle can stand for a structure of astronomic size, since tuples and lists may share their parts. So no
+value is ever printed, compared or hashed here unless it is known to be a short text or a number.
 """
 
 from __future__ import annotations
 
 import struct
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from nemo_archive.safety import ArchiveError
@@ -27,6 +30,10 @@ _STORAGE_CLASSES = {
     "ByteStorage": "uint8", "BoolStorage": "bool", "ComplexDoubleStorage": "complex128",
     "ComplexFloatStorage": "complex64",
 }  # fmt: skip
+
+
+MOST_INSTRUCTIONS = 4_000_000  # a tensor takes about 40; bounds time (1 s) and memory (0.5 GB)
+LARGEST_KEY = 1 << 60  # whole numbers beyond it can be chosen to have equal hashes, which makes dicts slow
 
 
 class StorageRef(NamedTuple):
@@ -59,15 +66,29 @@ class _StorageClass(NamedTuple):
     dtype: str
 
 
+_DIFFERENTIABLE = ("float", "bfloat", "complex")
+
+
 class _Allowed(NamedTuple):
     """A name that may be applied to arguments."""
 
     build: Callable[..., Any]
+    from_caller: bool = False
+
+
+def _shown(value: Any) -> str:
+    """The value for a message, if it is one text or number; else its type."""
+    if type(value) is str:
+        return repr(value[:60])
+    return str(value) if type(value) is int and abs(value) < 2**64 else f"a {type(value).__name__}"
 
 
 def _integers(values: Any) -> tuple[int, ...]:
-    if type(values) is not tuple or not all(type(value) is int and 0 <= value < 2**63 for value in values):
-        raise ArchiveError(f"a shape or stride is {values!r:.80}")
+    if type(values) is not tuple:
+        raise ArchiveError(f"a shape or stride is {_shown(values)}")
+    for value in values:
+        if type(value) is not int or not 0 <= value < 2**63:
+            raise ArchiveError(f"a size or stride is {_shown(value)}")
     return values
 
 
@@ -89,6 +110,8 @@ def _untyped_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: 
 def _parameter(tensor: Any, requires_grad: Any, *_hooks: Any) -> StoredTensor:
     if type(tensor) is not StoredTensor:
         raise ArchiveError("a parameter that is no tensor")
+    if requires_grad is True and not tensor.dtype.startswith(_DIFFERENTIABLE):
+        raise ArchiveError(f"a parameter of {tensor.dtype} that requires a gradient")
     return tensor._replace(is_parameter=True, requires_grad=requires_grad is True)
 
 
@@ -96,9 +119,9 @@ def _ordered_dict() -> OrderedDict[Any, Any]:
     return OrderedDict()
 
 
-def _encode(text: str, encoding: str) -> bytes:  # how protocol 2 writes bytes
-    if encoding not in ("latin1", "latin-1"):
-        raise ArchiveError(f"_codecs.encode to {encoding!r:.40}")
+def _encode(text: Any, encoding: Any) -> bytes:  # how protocol 2 writes bytes
+    if type(text) is not str or type(encoding) is not str or encoding not in ("latin1", "latin-1"):
+        raise ArchiveError(f"_codecs.encode of {_shown(text)} to {_shown(encoding)}")
     return text.encode("latin1")
 
 
@@ -117,14 +140,19 @@ _ALLOWED: dict[str, Any] = {
 }
 
 
-def load_pickle(data: bytes) -> Any:
+def load_pickle(data: bytes, allow: Mapping[str, Callable[..., Any]] | None = None) -> Any:
     """The structure in `data`: dicts, lists, tuples, scalars, text, bytes and StoredTensors.
+
+    Args:
+        data: the pickle.
+        allow: further names that it may hold, `module.name`, and the class or function that each is to stand for.
+            It is called with what the file says (tensors are StoredTensors), and nothing is imported by name.
 
     Raises:
         ArchiveError: if it names anything outside the allow-list or is damaged; the caller adds path and member.
     """
     try:
-        return _Machine(data).run()
+        return _Machine(data, allow or {}).run()
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, struct.error) as error:
         raise ArchiveError(f"damaged pickle: {type(error).__name__} {str(error)[:100]}") from None
 
@@ -132,15 +160,16 @@ def load_pickle(data: bytes) -> Any:
 class _Machine:
     """The stack machine; `marks` keeps the stacks that a MARK set aside."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, allow: Mapping[str, Callable[..., Any]]) -> None:
         self.data, self.position = data, 0
+        self.allowed = {**{name: _Allowed(build, from_caller=True) for name, build in allow.items()}, **_ALLOWED}
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
         data, instructions, memo = self.data, _INSTRUCTIONS, self.memo
-        while True:
+        for _ in range(MOST_INSTRUCTIONS):
             position = self.position
             code = data[position]
             # The five most frequent instructions stand here, which halves the time; the others are in the table.
@@ -166,8 +195,9 @@ class _Machine:
                 self.position = position + 1
                 instruction = instructions.get(code)
                 if instruction is None:
-                    raise ArchiveError(f"pickle instruction 0x{code:02x} is refused")
+                    raise ArchiveError(f"pickle instruction {_name_of(code)} is refused")
                 instruction(self)
+        raise ArchiveError(f"a pickle of over {MOST_INSTRUCTIONS} instructions is refused")
 
     def take(self, length: int) -> bytes:
         start, self.position = self.position, self.position + length
@@ -188,14 +218,17 @@ class _Machine:
         items, self.stack = self.stack, self.marks.pop()
         return items
 
-    def resolve(self, name: str) -> None:
-        if name not in _ALLOWED:
-            raise ArchiveError(f"the pickle names {name[:100]!r}, which is not on the list of what weights may hold")
-        self.stack.append(_ALLOWED[name])
+    def resolve(self, module: Any, name: Any) -> None:
+        if type(module) is not str or type(name) is not str:
+            raise ArchiveError(f"the pickle names {_shown(name)} in {_shown(module)}, which is no name")
+        full = f"{module}.{name}"
+        if full not in self.allowed:
+            raise ArchiveError(f"the pickle names {full[:100]!r}, which is not on the list of what weights may hold")
+        self.stack.append(self.allowed[full])
 
     def stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
-        self.resolve(f"{module}.{name}")
+        self.resolve(module, name)
 
     def reduce(self) -> None:
         arguments, name = self.stack.pop(), self.stack.pop()
@@ -203,19 +236,37 @@ class _Machine:
             raise ArchiveError("the pickle applies something that is not on the list of what weights may hold")
         self.stack.append(name.build(*arguments))
 
+    def new_object(self) -> None:
+        arguments, name = self.stack.pop(), self.stack.pop()
+        if not (type(name) is _Allowed and name.from_caller and isinstance(name.build, type)):
+            raise ArchiveError("the pickle makes an object of a class that is not on the list")
+        if type(arguments) is not tuple:
+            raise ValueError("arguments that are no tuple")
+        self.stack.append(name.build.__new__(name.build, *arguments))
+
     def persistent_storage(self) -> None:
-        kind, storage_class, key, _location, count, *view = self.stack.pop()
-        if kind != "storage" or type(storage_class) is not _StorageClass or any(view):
+        reference = self.stack.pop()
+        if type(reference) is not tuple or len(reference) < 5 or reference[0] != "storage" or any(reference[5:]):
             raise ArchiveError("a reference to something that is no storage")
+        _, storage_class, key, _location, count, *_view = reference
+        if type(storage_class) is not _StorageClass:
+            raise ArchiveError(f"a storage of a class that is not on the list: {_shown(storage_class)}")
         if type(key) is not str or type(count) is not int or not 0 <= count < 2**60:
-            raise ArchiveError(f"storage {key!r:.40} of {count!r:.40} elements")
+            raise ArchiveError(f"storage {_shown(key)} of {_shown(count)} elements")
         self.stack.append(StorageRef(key, storage_class.dtype, count))
 
     def set_state(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
+        if self._is_from_caller(target):
+            _set_state(target, state)
+            return
         if type(target) is not OrderedDict or type(state) is not dict or set(state) != {"_metadata"}:
             raise ArchiveError("the pickle sets attributes other than a state dict's _metadata")
         target._metadata = state["_metadata"]  # type: ignore[attr-defined]
+
+    def _is_from_caller(self, value: Any) -> bool:
+        classes = [one.build for one in self.allowed.values() if type(one) is _Allowed and one.from_caller]
+        return any(isinstance(value, one) for one in classes if isinstance(one, type))
 
     def fill_dict(self, items: list[Any]) -> None:
         target = self.stack[-1]
@@ -224,6 +275,8 @@ class _Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             if type(key) not in (str, int, bool, float, type(None)):
                 raise ArchiveError(f"a dict key of type {type(key).__name__}")
+            if type(key) is int and abs(key) > LARGEST_KEY:
+                raise ArchiveError(f"a dict key of {key.bit_length()} bits")
             target[key] = value
 
     def fill_list(self, items: list[Any]) -> None:
@@ -237,7 +290,7 @@ class _Machine:
         self.stack[-count:] = [tuple(self.stack[-count:])]
 
     def text(self, size_bytes: int) -> None:
-        self.stack.append(str(self.take(self.number(size_bytes)), "utf-8", "surrogatepass"))
+        self.stack.append(self.take(self.number(size_bytes)).decode("utf-8"))
 
     def raw(self, size_bytes: int) -> None:
         self.stack.append(self.take(self.number(size_bytes)))
@@ -247,6 +300,22 @@ class _Machine:
             raise ArchiveError(f"pickle protocol {version} is unknown")
 
 
+def _set_state(target: Any, state: Any) -> None:
+    if hasattr(target, "__setstate__"):
+        target.__setstate__(state)
+    elif type(state) is dict:
+        target.__dict__.update(state)
+    else:
+        raise ValueError(f"a state that is {_shown(state)}")
+
+
+def _name_of(code: int) -> str:
+    import pickletools
+
+    names = [instruction.name for instruction in pickletools.opcodes if ord(instruction.code) == code]
+    return f"0x{code:02x}" + (f" ({names[0]})" if names else "")
+
+
 def _push(value: Any) -> Callable[[_Machine], None]:
     return lambda machine: machine.stack.append(value)
 
@@ -254,9 +323,10 @@ def _push(value: Any) -> Callable[[_Machine], None]:
 _INSTRUCTIONS: dict[int, Callable[[_Machine], None]] = {
     0x80: _Machine.protocol,
     0x95: lambda m: (m.take(8), None)[1],  # FRAME
-    ord("c"): lambda m: m.resolve(f"{m.line()}.{m.line()}"),
+    ord("c"): lambda m: m.resolve(m.line(), m.line()),
     0x93: _Machine.stack_global,
     ord("R"): _Machine.reduce,
+    0x81: _Machine.new_object,
     ord("Q"): _Machine.persistent_storage,
     ord("b"): _Machine.set_state,
     ord("N"): _push(None),
