@@ -2,7 +2,8 @@
 
 Those rules are YAML 1.1 with plain types only, except that `1e-3` is a float (YAML 1.1 calls it text), dates stay
 text, a key may stand once, and paths that OmegaConf writes as `!!python/object/apply:pathlib.PosixPath` are text here.
-Any other tag is refused, also the standard ones that OmegaConf has no type for (`!!binary`, `!!set`). Interpolations (`${...}`) and `???` stay as the strings they are.
+Any other tag is refused, also those of the standard that OmegaConf has no type for (`!!binary`, `!!set`).
+Interpolations (`${...}`) and `???` stay as the strings they are.
 """
 
 from __future__ import annotations
