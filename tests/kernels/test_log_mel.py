@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import fields
+
 import pytest
 import torch
 
 from nemo_kernels import log_mel, mel_filterbank
+from nemo_kernels.log_mel import LogMelOptions
 from nemo_kernels.log_mel.normalization import normalize_features
 from nemo_kernels.log_mel.reference import log_mel_reference
 from nemo_kernels.log_mel.window import analysis_window
@@ -215,6 +219,40 @@ def test_gradients_reach_the_audio():
     full = torch.tensor([700])
     options = {"window_size": 64, "hop_size": 100, "n_fft": 64, "n_mels": 5, "log_guard": 1e-3}
     assert torch.autograd.gradcheck(lambda x: log_mel(x, full, **options)[0], (audio,), fast_mode=True)
+
+
+def test_gradients_of_silence_are_finite():
+    audio = torch.zeros(1, 3200, dtype=torch.float64, requires_grad=True)
+    log_mel(audio, torch.tensor([3200]))[0].square().sum().backward()
+    assert audio.grad is not None
+    assert audio.grad.isfinite().all()
+
+
+def test_pieces_of_a_batch_give_the_features_of_the_whole(short):
+    audio, audio_len = (x.repeat(30, *[1] * (x.dim() - 1)) for x in short)
+    limit = torch.arange(90) * 3
+    features, _ = log_mel(audio, audio_len, band_limit=limit)
+    for row in (0, 37, 89):
+        alone, _ = log_mel(audio[row : row + 1], audio_len[row : row + 1], band_limit=limit[row : row + 1])
+        torch.testing.assert_close(alone, features[row : row + 1])
+
+
+def test_it_compiles_into_one_graph(short):
+    expected, _ = log_mel(*short, n_mels=40, pad_to=16)
+    compiled = torch.compile(
+        lambda audio, audio_len: log_mel(audio, audio_len, n_mels=40, pad_to=16), fullgraph=True, backend="aot_eager"
+    )
+    torch.testing.assert_close(compiled(*short)[0], expected)
+
+
+def test_its_signature_names_the_options_and_their_defaults():
+    parameters = inspect.signature(log_mel).parameters
+    assert list(parameters)[:2] == ["audio", "audio_len"]
+    assert {field.name: field.default for field in fields(LogMelOptions)} == {
+        name: parameter.default for name, parameter in list(parameters.items())[2:]
+    }
+    with pytest.raises(TypeError, match="n_mel"):
+        log_mel(torch.zeros(1, 800), torch.tensor([800]), n_mel=40)
 
 
 @pytest.mark.parametrize(

@@ -35,10 +35,11 @@ def normalize_features(features: Tensor, valid: Tensor, mode: Normalization) -> 
 
 def _standardize(features: Tensor, valid: Tensor, *, dims: tuple[int, ...], count: Tensor) -> Tensor:
     mean = features.masked_fill(~valid, 0).sum(dim=dims, keepdim=True) / count.clamp(min=1)
-    centred = features - mean
-    squares = centred.square().masked_fill(~valid, 0).sum(dim=dims, keepdim=True)
-    deviation = (squares / (count - 1).clamp(min=1)).sqrt()
-    return centred / (deviation + STD_GUARD)
+    centred = (features - mean).masked_fill(~valid, 0)
+    # the norm, unlike a square root, has a finite gradient where all is silent
+    length = torch.linalg.vector_norm(centred, dim=dims, keepdim=True)
+    freedom = (count - 1).clamp(min=1).to(features.dtype)
+    return centred / (length / freedom.sqrt() + STD_GUARD)
 
 
 def _column(mode: Mapping[str, Sequence[float]], key: str, features: Tensor) -> Tensor:
