@@ -5,7 +5,9 @@
     <top>/byteorder      `little` or `big`; absent in old files, which are little
     <top>/version
 
-Only the central directory and the records' local headers are read. Format: PKWARE APPNOTE 6.3, with zip64.
+Only the central directory and the records' local headers are read. Where the two could be understood in different ways
+by different readers (another end record, entries that are not counted, records that overlap) the file is refused.
+Format: PKWARE APPNOTE 6.3, with zip64.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from nemo_archive.safety import ArchiveError, member_name
 from nemo_archive.sources import Span
 
 _END = struct.Struct("<4s4H2LH")
@@ -20,8 +23,10 @@ _LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
+_SIZES_FOLLOW = 8  # a flag: they stand behind the data, and zeros in the local header
 _FULL16, _FULL32 = 0xFFFF, 0xFFFFFFFF
 _LONGEST_COMMENT = 1 << 16
+LARGEST_DIRECTORY = 32 << 20  # bytes; a checkpoint of a thousand storages has 0.1 MB
 
 
 class Record(NamedTuple):
@@ -39,11 +44,13 @@ def read_records(span: Span) -> dict[str, Record]:
     """Records by their name below the top folder.
 
     Raises:
-        ArchiveError: if the directory is damaged, or a record is compressed, encrypted, doubled or out of bounds.
+        ArchiveError: if the directory is damaged, or a record is compressed, encrypted, doubled, out of bounds, or
+            overlaps another.
     """
     directory_offset, directory_size, count = _find_directory(span)
     directory = span.read(directory_offset, directory_size)
     records: dict[str, Record] = {}
+    extents: list[tuple[int, int, str]] = []  # first and last byte, name
     position = 0
     top = None
     for _ in range(count):
@@ -58,22 +65,47 @@ def read_records(span: Span) -> dict[str, Record]:
         name_bytes = directory[start : start + name_len]
         extra = directory[start + name_len : start + name_len + extra_len]
         position = start + name_len + extra_len + comment_len
-        name = name_bytes.decode("utf-8", "replace")
+        name = _checked_name(span, name_bytes)
         if fields[0] != b"PK\x01\x02":
             raise span.error("damaged zip directory")
         if flags & 1 or method != 0:
-            raise span.error(f"record {name!r} is {'encrypted' if flags & 1 else 'compressed'}; torch only stores")
+            raise span.error(f"record {name!r:.200} is {'encrypted' if flags & 1 else 'compressed'}; torch only stores")
         size, packed, header = _widen(span, extra, size, packed, header)
         folder, _, short = name.partition("/")
         top = folder if top is None else top
         if folder != top or not short:
-            raise span.error(f"record {name!r} lies outside the checkpoint's folder {top!r}")
+            raise span.error(f"record {name!r:.200} lies outside the checkpoint's folder {top!r:.200}")
         if short in records:
-            raise span.error(f"record {name!r} stands twice")
+            raise span.error(f"record {name!r:.200} stands twice")
         if packed != size:
-            raise span.error(f"record {name!r} has two sizes")
+            raise span.error(f"record {name!r:.200} has two sizes")
         records[short] = Record(_data_offset(span, header, name_bytes, size), size)
+        extents.append((header, records[short].offset + size, name))
+    if position != len(directory):
+        raise span.error("the zip directory holds more than the records that it counts")
+    _check_overlap(span, extents, directory_offset)
     return records
+
+
+def _checked_name(span: Span, raw: bytes) -> str:
+    try:
+        name = raw.decode("utf-8")
+        if member_name(name, "") != name:
+            raise ArchiveError("is not in its plain form")
+    except UnicodeDecodeError:
+        raise span.error(f"a record's name is not UTF-8: {raw[:40]!r}") from None
+    except ArchiveError as error:
+        raise span.error(f"record {name[:200]!r}: {error.rule}") from None
+    return name
+
+
+def _check_overlap(span: Span, extents: list[tuple[int, int, str]], limit: int) -> None:
+    """Records over the same bytes would make a small file a large state dict."""
+    reached = 0
+    for start, end, name in sorted(extents):
+        if start < reached or end > limit:
+            raise span.error(f"record {name!r:.200} overlaps {'another' if start < reached else 'the zip directory'}")
+        reached = end
 
 
 def _find_directory(span: Span) -> tuple[int, int, int]:
@@ -86,6 +118,10 @@ def _find_directory(span: Span) -> tuple[int, int, int]:
             raise span.error("truncated checkpoint: the zip directory at its end is missing")
         end = span.size - tail_size + found
     fields = _END.unpack(span.read(end, _END.size))
+    if end + _END.size + fields[7] != span.size:
+        raise span.error("damaged zip directory: something follows its end")
+    if fields[1] not in (0, _FULL16) or fields[2] not in (0, _FULL16):
+        raise span.error("a part of a zip file in several volumes is refused")
     count, size, offset = fields[4], fields[5], fields[6]
     if (count == _FULL16 or size == _FULL32 or offset == _FULL32) and end >= _LOCATOR.size:
         locator = _LOCATOR.unpack(span.read(end - _LOCATOR.size, _LOCATOR.size))
@@ -96,6 +132,8 @@ def _find_directory(span: Span) -> tuple[int, int, int]:
             count, size, offset = end64[7], end64[8], end64[9]
     if offset + size > span.size or count * _ENTRY.size > size:
         raise span.error("damaged zip directory: it lies outside the checkpoint")
+    if size > LARGEST_DIRECTORY:
+        raise span.error(f"a zip directory of {size} bytes is refused (at most {LARGEST_DIRECTORY})")
     return offset, size, count
 
 
@@ -108,20 +146,27 @@ def _widen(span: Span, extra: bytes, size: int, packed: int, header: int) -> tup
     while position + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, position)
         if kind == 1:
-            numbers = [n for (n,) in struct.iter_unpack("<Q", extra[position + 4 : position + 4 + length // 8 * 8])]
+            packed_numbers = extra[position + 4 : position + 4 + length]
+            numbers = [n for (n,) in struct.iter_unpack("<Q", packed_numbers[: len(packed_numbers) // 8 * 8])]
             for index, value in enumerate(values):
                 if value == _FULL32 and numbers:
                     values[index] = numbers.pop(0)
-            return values[0], values[1], values[2]
+            break
         position += 4 + length
-    raise span.error("damaged zip directory: a zip64 size is missing")
+    if _FULL32 in values:
+        raise span.error("damaged zip directory: a zip64 size is missing")
+    return values[0], values[1], values[2]
 
 
 def _data_offset(span: Span, header: int, name: bytes, size: int) -> int:
     fields = _LOCAL.unpack(span.view(header, _LOCAL.size))
     offset = header + _LOCAL.size + fields[9] + fields[10]
     if fields[0] != b"PK\x03\x04" or span.read(header + _LOCAL.size, fields[9]) != name:
-        raise span.error(f"record {name.decode('utf-8', 'replace')!r}: its local header does not fit the directory")
+        raise span.error(f"record {name.decode()!r:.200}: its local header does not fit the directory")
+    if fields[2] & 1 or fields[3] != 0:
+        raise span.error(f"record {name.decode()!r:.200}: its local header says that it is packed")
+    if not fields[2] & _SIZES_FOLLOW and (fields[8] not in (size, _FULL32) or fields[7] not in (size, _FULL32)):
+        raise span.error(f"record {name.decode()!r:.200}: its local header gives another size than the directory")
     if offset + size > span.size:
-        raise span.error(f"record {name.decode('utf-8', 'replace')!r} reaches beyond the checkpoint")
+        raise span.error(f"record {name.decode()!r:.200} reaches beyond the checkpoint")
     return offset
