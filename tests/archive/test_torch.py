@@ -95,7 +95,8 @@ def test_shards_are_read_by_member_name(make_tar, tmp_path):
             member = f"./mp_rank_0{rank}/model_weights.ckpt"
             assert archive.tensors(member)["w"].shape == (2,)
             assert load_state_dict(archive, member=member)["w"].tolist() == [rank, rank]
-        with pytest.raises(ArchiveError, match=r"'model_weights\.ckpt': is not in the archive"):
+        assert archive.checkpoints() == ("mp_rank_00/model_weights.ckpt", "mp_rank_01/model_weights.ckpt")
+        with pytest.raises(ArchiveError, match=r"split into 2 shards, none of which is the whole: mp_rank_00/model_w"):
             load_state_dict(archive)
 
 

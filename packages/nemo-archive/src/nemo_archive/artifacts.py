@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 PREFIX = "nemo:"
 CONFIG = "model_config.yaml"
 WEIGHTS = "model_weights.ckpt"
+SAFETENSORS = "model_weights.safetensors"
 
 
 class Artifact(NamedTuple):
@@ -63,11 +64,11 @@ def find_references(config: Any, members: Collection[str]) -> dict[str, str]:
     component is a member, which is how old archives name their artifacts.
     """
     found = {}
-    for path, text in _strings(config):
+    for keys, text in _strings(config):
         if text.startswith(PREFIX):
-            found[path] = _member_part(text.removeprefix(PREFIX))
-        elif (name := _last_component(text)) in members and name not in (CONFIG, WEIGHTS):
-            found[path] = name
+            found[".".join(map(str, keys))] = _member_part(text.removeprefix(PREFIX))
+        elif (name := _last_component(text)) in members and name not in (CONFIG, WEIGHTS, SAFETENSORS):
+            found[".".join(map(str, keys))] = name
     return found
 
 
@@ -79,13 +80,19 @@ def _last_component(text: str) -> str:
     return text.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
 
 
-def _strings(config: Any) -> Iterator[tuple[str, str]]:
-    """Every string of the config with its dotted path, in the config's order."""
-    stack: list[tuple[str, Any]] = [("", config)]
+def _strings(config: Any) -> Iterator[tuple[list[Any], str]]:
+    """Every string of the config with the keys that lead to it (one list, which changes), in the config's order."""
+    keys: list[Any] = [None]
+    stack = [iter([("", config)])]
     while stack:
-        path, value = stack.pop()
-        if isinstance(value, str):
-            yield path, value
-        elif isinstance(value, dict | list):
-            entries = list(value.items() if isinstance(value, dict) else enumerate(value))
-            stack.extend((f"{path}.{key}" if path else str(key), entry) for key, entry in reversed(entries))
+        for key, value in stack[-1]:
+            keys[-1] = key
+            if isinstance(value, str):
+                yield keys[1:], value
+            elif isinstance(value, dict | list):
+                keys.append(None)
+                stack.append(iter(value.items() if isinstance(value, dict) else enumerate(value)))
+                break
+        else:
+            stack.pop()
+            keys.pop()

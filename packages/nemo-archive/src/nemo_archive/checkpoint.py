@@ -1,4 +1,4 @@
-"""A torch checkpoint inside an archive, read without torch: which tensors it holds and where their bytes lie.
+"""A checkpoint inside an archive, read without torch: which tensors it holds and where their bytes lie.
 
 The bounds of every tensor are checked against its storage here, once, so that numpy.py and torch.py may build views
 without looking again.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from math import prod
 from typing import Any, NamedTuple
 
@@ -17,7 +18,9 @@ from nemo_archive.torch_zip import looks_like_zip, read_records
 from nemo_archive.unpickler import ITEM_BYTES, StorageRef, StoredTensor, load_pickle
 
 LARGEST_PICKLE = 32 << 20  # bytes; a model of a thousand tensors has 0.2 MB
+LARGEST_REPETITION = 64 << 20  # bytes that an expanded tensor (stride 0) may stand for, if its storage has fewer
 _DEEPEST = 50
+_MOST_AXES = 32
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6, after the protocol
 
 
@@ -54,11 +57,25 @@ class TensorInfo(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """The raw bytes that one or several tensors look at; `offset` counts from the start of the checkpoint."""
+    """The raw bytes that one or several tensors look at.
+
+    Attributes:
+        key: its name within the checkpoint.
+        offset: where it begins, counted from the start of `span`.
+        nbytes: its size.
+        span: the member, or the part of one, that holds it.
+        gather: for a tensor that was saved in pieces: puts them together.
+    """
 
     key: str
     offset: int
     nbytes: int
+    span: Span
+    gather: Callable[[], memoryview] | None = None
+
+    def view(self) -> memoryview:
+        """The bytes: of the archive itself where they lie in one place, else a copy."""
+        return self.span.view(self.offset, self.nbytes) if self.gather is None else self.gather()
 
 
 class Checkpoint(NamedTuple):
@@ -86,9 +103,13 @@ def read_checkpoint(span: Span) -> Checkpoint:
     """Reads the structure and the places; not one element.
 
     Raises:
-        ArchiveError: if it is no zip checkpoint of torch, damaged, or holds more than weights.
+        ArchiveError: if it is neither a zip checkpoint of torch nor safetensors, damaged, or holds more than weights.
     """
     if not looks_like_zip(span):
+        from nemo_archive.safetensors import looks_like_safetensors, read_safetensors
+
+        if span.member.endswith(".safetensors") or looks_like_safetensors(span):
+            return read_safetensors(span)
         if is_legacy(span):
             raise span.error("a checkpoint of torch before 1.6: only nemo_archive.torch.load_state_dict can read it")
         head = span.read(0, min(span.size, 512))
@@ -117,48 +138,65 @@ def read_checkpoint(span: Span) -> Checkpoint:
     return Checkpoint(content, tensors, storages, span)
 
 
-def _flatten(content: Any, budget: int) -> dict[str, StoredTensor]:
-    """Tensors by dotted name. `budget` bounds the walk: shared containers could make it exponential.
+def _flatten(content: Any, pickle_size: int) -> dict[str, StoredTensor]:
+    """Tensors by dotted name. The size of the pickle bounds the walk: shared containers could make it exponential.
 
     It leads through the `_metadata` of state dicts, too, which loading copies.
     """
     found: dict[str, StoredTensor] = {}
-    stack: list[tuple[str, Any, int]] = [("", content, 0)]
+    values, characters = pickle_size, 8 * pickle_size + 4096
+    stack: list[tuple[tuple[Any, ...], Any]] = [((), content)]  # a chain of keys (the ones before, the last), a value
+    depths = [0]
     while stack:
-        name, value, depth = stack.pop()
-        budget -= 1
-        if budget < 0 or depth > _DEEPEST:
+        (keys, value), depth = stack.pop(), depths.pop()
+        values -= 1
+        if values < 0 or depth > _DEEPEST:
             raise ArchiveError("the pickle holds itself, or is nested absurdly deep")
         if isinstance(value, StoredTensor):
+            name = _dotted(keys)
+            characters -= len(name)
             if name in found:
-                raise ArchiveError(f"two tensors are named {name!r:.100}")
+                raise ArchiveError(f"two tensors are named {name[:100]!r}")
+            if characters < 0:
+                raise ArchiveError("the names of its tensors are absurdly long")
+            if any(ord(character) < 32 or ord(character) == 127 for character in name):
+                raise ArchiveError(f"control characters in the name of tensor {name[:100]!r}")
             found[name] = value
         elif isinstance(value, dict | list | tuple):
             entries = list(value.items() if isinstance(value, dict) else enumerate(value))
             if isinstance(value, OrderedDict) and hasattr(value, "_metadata"):
                 entries.append(("_metadata", value._metadata))
-            stack.extend((f"{name}.{key}" if name else str(key), item, depth + 1) for key, item in reversed(entries))
+            stack.extend(((keys, key), item) for key, item in reversed(entries))
+            depths.extend([depth + 1] * len(entries))
     return found
+
+
+def _dotted(keys: tuple[Any, ...]) -> str:
+    parts = []
+    while keys:
+        keys, key = keys
+        parts.append(str(key))
+    return ".".join(reversed(parts))
 
 
 def _storage(span: Span, records: dict[str, Any], known: dict[str, Storage], ref: StorageRef) -> Storage:
     nbytes = ref.numel * ITEM_BYTES[ref.dtype or "uint8"]
     if ref.key in known:
         if known[ref.key].nbytes != nbytes:
-            raise span.error(f"storage {ref.key!r} has two sizes")
+            raise span.error(f"storage {ref.key[:60]!r} has two sizes")
         return known[ref.key]
     record = records.get(f"data/{ref.key}")
     if record is None:
         raise span.error(f"storage {ref.key!r:.60} is missing")
     if record.size != nbytes:
-        raise span.error(f"storage {ref.key!r} has {record.size} bytes where {nbytes} belong")
-    known[ref.key] = Storage(ref.key, record.offset, nbytes)
+        raise span.error(f"storage {ref.key[:60]!r} has {record.size} bytes where {nbytes} belong")
+    known[ref.key] = Storage(ref.key, record.offset, nbytes, span)
     return known[ref.key]
 
 
 def _checked(span: Span, name: str, tensor: StoredTensor, storage: Storage) -> TensorInfo:
     item = ITEM_BYTES[tensor.dtype]
-    if len(tensor.shape) != len(tensor.strides) or len(tensor.shape) > 64:
+    if len(tensor.shape) != len(tensor.strides) or len(tensor.shape) > _MOST_AXES:
         raise span.error(f"tensor {name!r:.100}: {len(tensor.shape)} axes and {len(tensor.strides)} strides")
     if 0 in tensor.shape:
         reach = 0
@@ -167,6 +205,11 @@ def _checked(span: Span, name: str, tensor: StoredTensor, storage: Storage) -> T
         reach = tensor.offset + 1 + sum((size - 1) * stride for size, stride in steps)
     if reach * item > storage.nbytes or tensor.offset * item > storage.nbytes or prod(tensor.shape) >= 2**62:
         raise span.error(f"tensor {name!r:.100} reaches beyond its storage")
+    nbytes = prod(tensor.shape) * item
+    if nbytes > storage.nbytes and nbytes > LARGEST_REPETITION:
+        raise span.error(f"tensor {name!r:.100} makes {nbytes} bytes of {storage.nbytes} by repeating them")
+    if prod(size for size in tensor.shape if size) * item >= 2**62 or max(tensor.strides, default=0) * item >= 2**62:
+        raise span.error(f"tensor {name!r:.100} has sizes or strides beyond what a machine can address")
     return TensorInfo(
         name,
         tensor.shape,

@@ -6,7 +6,6 @@ import functools
 import os
 from typing import TYPE_CHECKING, Any
 
-from nemo_archive.artifacts import WEIGHTS
 from nemo_archive.checkpoint import Checkpoint, TensorInfo
 from nemo_archive.reader import Archive, open_archive
 from nemo_archive.safety import ArchiveError
@@ -18,7 +17,7 @@ _NOT_IN_NUMPY = ("bfloat16", "float8_")
 
 
 def load_arrays(
-    archive: Archive | str | os.PathLike[str], *, mmap: bool = True, member: str = WEIGHTS
+    archive: Archive | str | os.PathLike[str], *, mmap: bool = True, member: str | None = None
 ) -> dict[str, np.ndarray[Any, Any]]:
     """The tensors of a checkpoint by name, in file order.
 
@@ -29,7 +28,7 @@ def load_arrays(
     Args:
         archive: an open archive, or a path.
         mmap: for a path: whether to map the file (see `open_archive`).
-        member: the checkpoint in the archive.
+        member: one of `archive.checkpoints()`; None is `archive.weights`.
 
     Raises:
         ArchiveError: if it is no sound checkpoint, or numpy or ml_dtypes is missing.
@@ -38,11 +37,11 @@ def load_arrays(
         with open_archive(archive, mmap=mmap) as opened:
             return load_arrays(opened, member=member)
     checkpoint = archive.checkpoint(member)
-    views = {key: checkpoint.span.view(storage.offset, storage.nbytes) for key, storage in checkpoint.storages.items()}
+    views = {key: storage.view() for key, storage in checkpoint.storages.items()}
     return {name: _array(info, views[info.storage]) for name, info in checkpoint.tensors.items()}
 
 
-def load_array(archive: Archive, name: str, *, member: str = WEIGHTS) -> np.ndarray[Any, Any]:
+def load_array(archive: Archive, name: str, *, member: str | None = None) -> np.ndarray[Any, Any]:
     """One tensor of a checkpoint, as `load_arrays` gives it.
 
     Raises:
@@ -52,12 +51,11 @@ def load_array(archive: Archive, name: str, *, member: str = WEIGHTS) -> np.ndar
     info = checkpoint.tensors.get(name)
     if info is None:
         raise checkpoint.span.error(f"it holds no tensor {name!r}")
-    storage = checkpoint.storages[info.storage]
-    return _array(info, checkpoint.span.view(storage.offset, storage.nbytes))
+    return _array(info, checkpoint.storages[info.storage].view())
 
 
 def _array(info: TensorInfo, storage: memoryview) -> np.ndarray[Any, Any]:
-    dtype = _dtype(info.dtype)
+    dtype = array_dtype(info.dtype)
     import numpy as np
 
     if info.numel == 0:
@@ -73,7 +71,12 @@ def _array(info: TensorInfo, storage: memoryview) -> np.ndarray[Any, Any]:
 
 
 @functools.cache
-def _dtype(name: str) -> np.dtype[Any]:
+def array_dtype(name: str) -> np.dtype[Any]:
+    """numpy's dtype for torch's name of one; bfloat16 and float8 are ml_dtypes'.
+
+    Raises:
+        ArchiveError: if numpy or ml_dtypes is missing.
+    """
     try:
         import numpy as np
 

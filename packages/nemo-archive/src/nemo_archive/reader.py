@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from nemo_archive.artifacts import CONFIG, WEIGHTS, Artifact, find_references
+from nemo_archive.artifacts import CONFIG, Artifact, find_references
 from nemo_archive.safety import ArchiveError, member_name
 from nemo_archive.sources import Source, Span, SpanFile, open_source, unpack_gzip
-from nemo_archive.tar_index import Member, index_tar
+from nemo_archive.tar_index import MOST_MEMBERS, Member, index_tar
 
 if TYPE_CHECKING:
     from nemo_archive.checkpoint import Checkpoint, TensorInfo
@@ -103,8 +103,11 @@ class Archive:
 
     def _parsed_config(self) -> dict[str, Any]:
         if self._config is None:
-            from nemo_archive.yaml_config import parse_config
+            from nemo_archive.yaml_config import LARGEST_CONFIG, parse_config
 
+            span = self.span(CONFIG)
+            if span.size > LARGEST_CONFIG:
+                raise span.error(f"a config of {span.size} bytes is refused (at most {LARGEST_CONFIG})")
             try:
                 self._config = parse_config(self.read(CONFIG))
             except ArchiveError as error:
@@ -139,24 +142,49 @@ class Archive:
             raise ArchiveError(f"{config_path} names it, but it is not in the archive", path=self.path, member=name)
         return Artifact(name, self.read(name))
 
-    def checkpoint(self, member: str = WEIGHTS) -> Checkpoint:
-        """The index of a torch checkpoint in the archive: structure, tensors, storages; no element is read.
+    def checkpoints(self) -> tuple[str, ...]:
+        """The names of all checkpoints in the archive: weights, shards of split models, those of sub-models.
+
+        A sharded checkpoint of torch.distributed is a folder, and named without a closing slash.
+        """
+        from nemo_archive.weights import find_checkpoints
+
+        return find_checkpoints(self)
+
+    @property
+    def weights(self) -> str:
+        """The name of the checkpoint that holds the model's weights.
 
         Raises:
-            ArchiveError: if it is no zip checkpoint of torch, damaged, or holds more than weights.
+            ArchiveError: if there is none, or the model is split and none of its shards is the whole.
         """
-        span = self.span(member)
+        from nemo_archive.weights import choose_weights
+
+        return choose_weights(self)
+
+    def checkpoint(self, member: str | None = None) -> Checkpoint:
+        """The index of a checkpoint in the archive: structure, tensors, storages; no element is read.
+
+        Args:
+            member: one of `checkpoints()`; None is `weights`.
+
+        Raises:
+            ArchiveError: if it is neither a zip checkpoint of torch nor safetensors, damaged, or holds more than
+                weights.
+        """
+        span = self.span(self.weights if member is None else member)
         if span.member not in self._checkpoints:
             from nemo_archive.checkpoint import read_checkpoint
 
             self._checkpoints[span.member] = read_checkpoint(span)
         return self._checkpoints[span.member]
 
-    def tensors(self, member: str = WEIGHTS) -> Mapping[str, TensorInfo]:
+    def tensors(self, member: str | None = None) -> Mapping[str, TensorInfo]:
         """Names, shapes, dtypes and places of the tensors of a checkpoint, in file order.
 
         Args:
-            member: the checkpoint; models split over several GPUs have e.g. `mp_rank_00/model_weights.ckpt`.
+            member: one of `checkpoints()`; None is `weights`. Models split over several GPUs have e.g.
+                `mp_rank_00/model_weights.ckpt`.
 
         Raises:
             ArchiveError: as `checkpoint`.
@@ -203,7 +231,9 @@ def _index_folder(folder: str) -> dict[str, Member]:
     while pending:
         below = pending.pop()
         for entry in sorted(os.scandir(os.path.join(folder, below)), key=lambda entry: entry.name):  # noqa: PTH118
-            name = f"{below}/{entry.name}" if below else entry.name
+            name = member_name(f"{below}/{entry.name}" if below else entry.name, folder)
+            if len(members) + len(pending) >= MOST_MEMBERS:
+                raise ArchiveError(f"an archive of over {MOST_MEMBERS} members is refused", path=folder)
             if entry.is_symlink():
                 raise ArchiveError("symbolic links are refused", path=folder, member=name)
             if entry.is_dir():
@@ -211,6 +241,8 @@ def _index_folder(folder: str) -> dict[str, Member]:
             elif entry.is_file():
                 status = entry.stat()
                 members[name] = Member(name, status.st_size, 0, int(status.st_mtime))
+            else:
+                raise ArchiveError("devices, FIFOs and sockets are refused", path=folder, member=name)
     return dict(sorted(members.items()))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import mmap
 import os
+import stat
 import threading
 import zlib
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ from nemo_archive.safety import ArchiveError
 GZIP_IN_MEMORY = 1 << 30  # bytes; a gzip archive that unpacks to more goes to a private temporary file
 GZIP_FREE_RATIO = 200  # how many times larger than its gzip stream an archive may be ...
 GZIP_ALWAYS_FINE = 256 << 20  # ... once it is larger than this many bytes
+GZIP_MOST_STREAMS = 1000  # one after the other, besides one for each 16 KiB
 _CHUNK = 1 << 20
+_PACKED_CHUNK = 16 << 10  # what is left of it is copied at the end of each stream
 
 
 class Source(Protocol):
@@ -180,6 +183,8 @@ class SpanFile(io.RawIOBase):
 
 def open_source(path: str, *, mmap: bool) -> Source:
     """Opens a plain file, mapped if asked for and if the file system can."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - opening a FIFO would wait for a writer
+        raise ArchiveError("this is neither a file nor a folder, but a device, FIFO or socket", path=path)
     file = open(path, "rb")  # noqa: SIM115, PTH123 - the source owns it
     try:
         size = os.fstat(file.fileno()).st_size
@@ -225,17 +230,20 @@ def unpack_gzip(packed: Source, path: str, *, in_memory: int = GZIP_IN_MEMORY) -
 
 def _inflate(packed: Source, path: str) -> Iterator[bytes]:
     stream = zlib.decompressobj(wbits=31)
-    read = produced = 0
+    read = produced = streams = 0
     pending = b""
     while pending or read < packed.size:
         if not pending:
-            pending = bytes(packed.view(read, min(_CHUNK, packed.size - read)))
+            pending = bytes(packed.view(read, min(_PACKED_CHUNK, packed.size - read)))
             read += len(pending)
         if stream.eof:  # one gzip stream after another, or the padding that some tools append
             if not pending.strip(b"\0"):
                 pending = b""
                 continue
             stream = zlib.decompressobj(wbits=31)
+            streams += 1
+            if streams > GZIP_MOST_STREAMS + read // _PACKED_CHUNK:
+                raise ArchiveError(f"made of over {GZIP_MOST_STREAMS} gzip streams", path=path)
         try:
             piece = stream.decompress(pending, _CHUNK)
         except zlib.error as error:

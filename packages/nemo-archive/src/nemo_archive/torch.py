@@ -7,13 +7,14 @@ page. The file is never changed through them. `build_and_load` puts them into a 
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 try:
     import torch
@@ -25,12 +26,13 @@ except ModuleNotFoundError as error:
     ) from None
 from torch import Tensor
 
-from nemo_archive.artifacts import WEIGHTS, Artifact
+from nemo_archive.artifacts import SAFETENSORS, WEIGHTS, Artifact
 from nemo_archive.checkpoint import Checkpoint, Storage, is_legacy
 from nemo_archive.module_loading import StateDictError, build_and_load, skip_init
 from nemo_archive.reader import Archive, open_archive
+from nemo_archive.safetensors import Payload, write_payloads
 from nemo_archive.safety import ArchiveError
-from nemo_archive.sources import Span
+from nemo_archive.sources import Source, Span
 from nemo_archive.unpickler import ITEM_BYTES, DType, StoredTensor
 from nemo_archive.writer import ArchiveWriter
 
@@ -45,7 +47,7 @@ def load_state_dict(
     *,
     mmap: bool = True,
     map_location: str | torch.device | None = "cpu",
-    member: str = WEIGHTS,
+    member: str | None = None,
 ) -> OrderedDict[str, Tensor]:
     """The state dict of an archive, as `torch.load(weights_only=True)` would give it, `_metadata` included.
 
@@ -57,7 +59,7 @@ def load_state_dict(
         archive: an open archive, or a path.
         mmap: False reads a copy. gzip archives and checkpoints below 1 MiB are copied in any case.
         map_location: the device of the tensors; None is the CPU.
-        member: the checkpoint in the archive.
+        member: one of `archive.checkpoints()`; None is `archive.weights`.
 
     Raises:
         ArchiveError: if it is no sound checkpoint, or holds more than weights.
@@ -65,13 +67,14 @@ def load_state_dict(
     if not isinstance(archive, Archive):
         with open_archive(archive, mmap=mmap) as opened:
             return load_state_dict(opened, mmap=mmap, map_location=map_location, member=member)
-    span = archive.span(member)
+    member = archive.weights if member is None else member
     device = torch.device(map_location or "cpu")
-    if is_legacy(span):
+    if member in archive.members and is_legacy(span := archive.span(member)):
         return _as_state_dict(_load_legacy(span, device), span)
     checkpoint = archive.checkpoint(member)
-    builder = _TensorBuilder(checkpoint, device, mmap=mmap and span.size >= SMALL)
-    return _as_state_dict(builder.build(checkpoint.content), span)
+    size = sum(storage.nbytes for storage in checkpoint.storages.values())
+    builder = _TensorBuilder(checkpoint, device, mmap=mmap and size >= SMALL)
+    return _as_state_dict(builder.build(checkpoint.content), checkpoint.span)
 
 
 def _as_state_dict(content: Any, span: Span) -> OrderedDict[str, Tensor]:
@@ -93,8 +96,8 @@ class _TensorBuilder:
     """Makes tensors of the descriptions in a checkpoint; one memory per storage."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, *, mmap: bool) -> None:
-        self._checkpoint, self._device = checkpoint, device
-        self._map = checkpoint.span.source.private_map() if mmap else None
+        self._checkpoint, self._device, self._mmap = checkpoint, device, mmap
+        self._maps: dict[int, Any] = {}  # by id of the source: an unpacked folder has several
         self._memory: dict[str, torch.UntypedStorage] = {}
         self._built: dict[int, Any] = {}  # by id: what the file refers to twice is one object here, too
 
@@ -139,11 +142,20 @@ class _TensorBuilder:
         """The storage as a (nbytes,) tensor of uint8 on the CPU."""
         if storage.nbytes == 0:
             return torch.empty(0, dtype=torch.uint8)
-        span = self._checkpoint.span
-        start = span.offset + storage.offset
-        if self._map is not None and start % item_bytes == 0:
-            return torch.frombuffer(self._map, dtype=torch.uint8, count=storage.nbytes, offset=start)
-        return torch.frombuffer(bytearray(span.view(storage.offset, storage.nbytes)), dtype=torch.uint8)
+        start = storage.span.offset + storage.offset
+        if self._mmap and storage.gather is None and start % item_bytes == 0:
+            private_map = self._map_of(storage.span.source)
+            if private_map is not None:
+                return torch.frombuffer(private_map, dtype=torch.uint8, count=storage.nbytes, offset=start)
+        view = storage.view()
+        if storage.gather is not None and not view.readonly:  # put together for this call alone
+            return torch.frombuffer(view, dtype=torch.uint8)
+        return torch.frombuffer(bytearray(view), dtype=torch.uint8)
+
+    def _map_of(self, source: Source) -> Any:
+        if id(source) not in self._maps:
+            self._maps[id(source)] = source.private_map()
+        return self._maps[id(source)]
 
 
 def save_archive(
@@ -151,6 +163,8 @@ def save_archive(
     config: Mapping[str, Any],
     state_dict: Mapping[str, Any],
     artifacts: Iterable[Artifact] = (),
+    *,
+    weights: Literal["torch", "safetensors"] = "torch",
 ) -> None:
     """Writes a `.nemo` file that NVIDIA's toolkit 3.0.0 restores, if the config is one that it understands.
 
@@ -164,27 +178,66 @@ def save_archive(
             where it is missing.
         state_dict: tensors by name, such as `module.state_dict()`.
         artifacts: the files that belong to the model.
+        weights: `torch` is a zip checkpoint in model_weights.ckpt; `safetensors`, in model_weights.safetensors, is
+            what other programs read, but not NVIDIA's toolkit. It holds tensors alone, in row order; tied tensors stay
+            tied, those that share only a part of their memory become separate.
 
     Raises:
         ArchiveError: if the config holds something that YAML has no plain type for, the state dict something that
             `load_state_dict` would refuse (a sparse tensor, an object of numpy), or two artifacts collide.
+        ValueError: if `weights` is neither of the two.
         OSError: if the file cannot be written; what was there before is unchanged.
     """
+    if weights not in ("torch", "safetensors"):
+        raise ValueError(f"weights: {weights!r} is neither 'torch' nor 'safetensors'")
+    member = WEIGHTS if weights == "torch" else SAFETENSORS
     for name, value in state_dict.items():
         if not _can_be_read_back(value):
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
             rule = f"the entry {name!r} of the state dict, a {kind}, could not be read back"
-            raise ArchiveError(rule, path=os.fspath(path), member=WEIGHTS)
-    weights = _for_saving(state_dict)
+            raise ArchiveError(rule, path=os.fspath(path), member=member)
+    content = _for_saving(state_dict)
 
     def write_weights(file: BinaryIO) -> None:
-        torch.save(weights, file)
+        if weights == "torch":
+            torch.save(content, file)
+            return
+        try:
+            _write_safetensors(file, content)
+        except ArchiveError as error:
+            raise ArchiveError(error.rule, path=os.fspath(path), member=member) from None
 
     with ArchiveWriter(path) as writer:
         writer.add_config({**config} if "nemo_version" in config else {**config, "nemo_version": NEMO_VERSION})
         for artifact in artifacts:
             writer.add_artifact(artifact)
-        writer.add_stream(WEIGHTS, write_weights)
+        writer.add_stream(member, write_weights)
+
+
+def _write_safetensors(file: BinaryIO, state_dict: OrderedDict[str, Any]) -> None:
+    payloads: list[Payload] = []
+    aliases: dict[str, str] = {}
+    stored: dict[tuple[Any, ...], str] = {}
+    for name, value in state_dict.items():
+        if not isinstance(value, Tensor):
+            raise ArchiveError(f"safetensors holds tensors alone; the entry {name!r} is a {type(value).__name__}")
+        place = (value.data_ptr(), value.shape, value.stride(), value.dtype)
+        if value.numel() and place in stored:
+            aliases[name] = stored[place]
+            continue
+        stored[place] = name
+        dtype = str(value.dtype).removeprefix("torch.")
+        payloads.append(Payload(name, dtype, tuple(value.shape), functools.partial(_write_elements, value=value)))
+    write_payloads(file, payloads, aliases, list(state_dict), getattr(state_dict, "_metadata", None))
+
+
+def _write_elements(file: BinaryIO, value: Tensor) -> None:
+    """Row by row; through ctypes, which needs no numpy and makes no copy."""
+    import ctypes
+
+    packed = value.contiguous()
+    if packed.numel():
+        file.write(memoryview((ctypes.c_char * packed.nbytes).from_address(packed.data_ptr())))
 
 
 def _can_be_read_back(value: Any) -> bool:

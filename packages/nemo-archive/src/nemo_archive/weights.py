@@ -1,0 +1,64 @@
+"""Which members of an archive are checkpoints, and which of them is the model's.
+
+model_weights.ckpt, model_weights.safetensors      the usual one
+mp_rank_00/…, tp_rank_00_pp_rank_000/…             a Megatron model, one file per tensor (and pipeline) rank
+model_weights/.metadata, __0_0.distcp, …           torch.distributed, one folder (distributed.py)
+<name>_weights.ckpt beside <name>_config.yaml      a second model (submodels.py)
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from nemo_archive.artifacts import SAFETENSORS, WEIGHTS
+from nemo_archive.safety import ArchiveError
+
+if TYPE_CHECKING:
+    from nemo_archive.reader import Archive
+
+METADATA = ".metadata"  # of a checkpoint of torch.distributed
+_SHARD = re.compile(r"(?:mp_rank_\d+|tp_rank_\d+_pp_rank_\d+)/[^/]+")
+_SURE = (".ckpt", ".safetensors")
+_MAYBE = (".pt", ".pth", ".bin")  # other programs' files, too
+_TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc")
+
+
+def find_checkpoints(archive: Archive) -> tuple[str, ...]:
+    """The checkpoints in file order; a folder of torch.distributed once, without its parts."""
+    found = []
+    for name in archive.members:
+        folder, _, base = name.rpartition("/")
+        if base == METADATA and folder:
+            found.append(folder)
+        elif name.endswith(_SURE) or (name.endswith(_MAYBE) and _is_torch(archive, name)):
+            found.append(name)
+    return tuple(found)
+
+
+def choose_weights(archive: Archive) -> str:
+    """The checkpoint of the model itself.
+
+    Raises:
+        ArchiveError: if there is none, or several with equal right; it lists what is there.
+    """
+    found = find_checkpoints(archive)
+    folder = WEIGHTS.removesuffix(".ckpt")
+    for name in (WEIGHTS, SAFETENSORS, folder):
+        if name in found:
+            return name
+    shards = [name for name in found if _SHARD.fullmatch(name)]
+    if len(shards) == 1:
+        return shards[0]
+    if shards:
+        rule = f"the model is split into {len(shards)} shards, none of which is the whole: {', '.join(shards)}"
+        raise ArchiveError(rule, path=archive.path)
+    held = f"its checkpoints: {', '.join(found)}" if found else "it holds no checkpoint at all"
+    raise ArchiveError(
+        f"is not in the archive, nor are {SAFETENSORS} and {folder}/; {held}", path=archive.path, member=WEIGHTS
+    )
+
+
+def _is_torch(archive: Archive, name: str) -> bool:
+    span = archive.span(name)
+    return span.read(0, min(span.size, 6)).startswith(_TORCH)
