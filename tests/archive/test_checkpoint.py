@@ -212,7 +212,7 @@ def test_containers_that_are_referred_to_billions_of_times_are_refused_quickly(a
     nested = [torch.ones(1)]
     for _ in range(40):
         nested = [nested, nested]
-    with archive_of({"x": nested}) as archive, pytest.raises(ArchiveError, match="nested absurdly deep"):
+    with archive_of({"x": nested}) as archive, pytest.raises(ArchiveError, match="absurdly"):
         archive.tensors()
 
 

@@ -83,7 +83,7 @@ def _last_component(text: str) -> str:
 def _strings(config: Any) -> Iterator[tuple[list[Any], str]]:
     """Every string of the config with the keys that lead to it (one list, which changes), in the config's order."""
     keys: list[Any] = [None]
-    stack = [iter([("", config)])]
+    stack: list[Iterator[tuple[Any, Any]]] = [iter([("", config)])]
     while stack:
         for key, value in stack[-1]:
             keys[-1] = key
@@ -91,7 +91,7 @@ def _strings(config: Any) -> Iterator[tuple[list[Any], str]]:
                 yield keys[1:], value
             elif isinstance(value, dict | list):
                 keys.append(None)
-                stack.append(iter(value.items() if isinstance(value, dict) else enumerate(value)))
+                stack.append(iter(value.items()) if isinstance(value, dict) else iter(enumerate(value)))
                 break
         else:
             stack.pop()
