@@ -193,7 +193,7 @@ def test_initial_weights_have_the_deviation_of_their_mode(mode, deviation):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seperable": True}, "jasper.1.seperable: is no option of a block; nearest: separable"),
+        ({"seperable": True}, "jasper.1.seperable: is no option; nearest: separable"),
         ({"kernel": [3, 5]}, r"jasper.1.kernel: \[3, 5\] must be one number"),
         ({"stride": [0]}, "jasper.1.stride: 0 must be a whole number above 0"),
         ({"stride": [2], "dilation": [2]}, "jasper.1.stride: 2 and dilation 2 cannot both be above 1"),
@@ -217,7 +217,7 @@ def test_a_missing_option_of_a_block_is_named():
 
 def test_a_foreign_option_of_a_block_is_ignored_with_a_line_in_the_log(caplog):
     ConvASREncoder([block(tower="left", se_repeat=2)], "relu", feat_in=4)
-    assert caplog.messages == ["jasper.0.tower: is no option of a block and is ignored"]
+    assert caplog.messages == ["jasper.0.tower: is no option here and is ignored"]
 
 
 def test_the_head_counts_its_vocabulary_and_adds_the_blank():

@@ -16,7 +16,8 @@ from nemo_asr.metrics.wer import WER
 from nemo_asr.models.asr_model import ASRModel, Batch
 from nemo_asr.models.inter_ctc import InterCtc
 from nemo_asr.modules import ConformerEncoder
-from nemo_asr.networks.ctc import CtcNetwork, build_ctc_decoder, build_ctc_parts, section_of
+from nemo_asr.networks.ctc import CtcNetwork, build_ctc_decoder, build_ctc_parts
+from nemo_asr.networks.recognizer import section_of
 from nemo_asr.text.aggregate import AggregateTokenizer
 from nemo_asr.text.build import build_tokenizer
 from nemo_asr.text.char import CharTokenizer

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
-logger = logging.getLogger(__name__)
+from nemo_asr.modules.nested_options import refuse_misspelling
 
 RESIDUAL_MODES = ("add", "stride_add", "max", "stride_max")
 
@@ -76,7 +74,7 @@ class BlockOptions:
         names = [field.name for field in fields(cls)]
         for key in section:
             if key not in names and key not in cls.IGNORED_KEYS:
-                _refuse_misspelling(str(key), names, path)
+                refuse_misspelling(str(key), names, path)
         given = {name: _first(section[name], f"{path}.{name}") for name in names if name in section}
         for name in names[:7]:
             if name not in given:
@@ -110,11 +108,3 @@ def _first(value: Any, path: str) -> Any:
     if len(value) != 1:
         raise ValueError(f"{path}: {list(value)} must be one number")
     return value[0]
-
-
-def _refuse_misspelling(key: str, names: list[str], path: str) -> None:
-    """An unknown key close to a known one is a mistake; another may be of a release that this one does not know."""
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.8)
-    if near:
-        raise ValueError(f"{path}.{key}: is no option of a block; nearest: {near[0]}")
-    logger.warning("%s.%s: is no option of a block and is ignored", path, key)
