@@ -76,6 +76,8 @@ def index_tar(source: Source, path: str) -> dict[str, Member]:
             if header.kind == b"5" or (header.kind == b"\0" and header.name.endswith("/")):
                 folders.add(name)
             elif header.kind in _REGULAR:
+                if not name:
+                    raise ArchiveError("a file without a name is refused", path=path)
                 if name in members or name in folders:
                     raise ArchiveError("duplicate members are refused", path=path, member=name)
                 members[name] = Member(name, size, offset, header.mtime)
