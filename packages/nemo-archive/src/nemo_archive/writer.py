@@ -113,25 +113,7 @@ class ArchiveWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._commit()
-
-    def _commit(self) -> None:
-        target = os.path.realpath(self.path)
-        folder, base = os.path.split(target)
-        temporary = os.path.join(folder, f".{base[:200]}.{os.urandom(6).hex()}.tmp")  # noqa: PTH118
-        # Opened by hand: the mode follows the umask, which no other thread's setting of it can disturb.
-        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        try:
-            with open(handle, "wb", buffering=1 << 16) as file:  # noqa: PTH123
-                self._write(file)
-                file.flush()
-                _keep_permissions(target, file.fileno())
-                os.fsync(file.fileno())
-            os.replace(temporary, target)  # noqa: PTH105
-        except BaseException:
-            os.unlink(temporary)  # noqa: PTH108
-            raise
-        _sync_folder(folder)
+            write_file(self.path, self._write)
 
     def _write(self, file: BinaryIO) -> None:
         file.write(_header("./", 0, folder=True))
@@ -242,6 +224,60 @@ def _header(name: str, size: int, *, folder: bool = False) -> bytes:
 
 def _pad(file: BinaryIO, multiple: int) -> None:
     file.write(bytes(-file.tell() % multiple))
+
+
+def write_file(
+    path: str | os.PathLike[str],
+    write: Callable[[BinaryIO], object],
+    *,
+    overwrite: bool = True,
+    follow_link: bool = True,
+) -> None:
+    """Writes a file that appears, or replaces an older one, only when it is complete and on the disk.
+
+    Args:
+        path: the file; the permissions of one that is replaced are kept.
+        write: gets a file open for writing, which can seek.
+        overwrite: False refuses to replace a file or link.
+        follow_link: where the path is a link, replace what it leads to, not the link.
+
+    Raises:
+        FileExistsError: if there is a file and `overwrite` is False.
+        OSError: if it cannot be written; what was there is unchanged.
+    """
+    target = os.path.realpath(path) if follow_link and overwrite else os.path.abspath(path)  # noqa: PTH100
+    folder, base = os.path.split(target)
+    temporary = os.path.join(folder, f".{base[:200]}.{os.urandom(6).hex()}.tmp")  # noqa: PTH118
+    # Opened by hand: the mode follows the umask, which no other thread's setting of it can disturb.
+    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        with open(handle, "wb", buffering=1 << 16) as file:  # noqa: PTH123
+            write(file)
+            file.flush()
+            _keep_permissions(target, file.fileno())
+            os.fsync(file.fileno())
+        if overwrite:
+            os.replace(temporary, target)  # noqa: PTH105
+        else:
+            _link(temporary, target)
+    except BaseException:
+        os.unlink(temporary)  # noqa: PTH108
+        raise
+    _sync_folder(folder)
+
+
+def _link(temporary: str, target: str) -> None:
+    """Gives the file its name unless another has it; unlike a rename, that is one step."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except (OSError, AttributeError):  # a file system or system without links
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
+        os.replace(temporary, target)  # noqa: PTH105
+    else:
+        os.unlink(temporary)  # noqa: PTH108
 
 
 def _keep_permissions(target: str, descriptor: int) -> None:
