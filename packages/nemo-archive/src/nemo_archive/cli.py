@@ -75,42 +75,57 @@ def _run(arguments: list[str]) -> int:
 
 
 def _run_command(name: str, arguments: list[str]) -> int:
-    import argparse
-    import textwrap
     from importlib import import_module
 
     command: Any = import_module(f"nemo_archive.commands.{name}")
-    parser = argparse.ArgumentParser(
+    parser = _parser(
         prog=f"{PROGRAM} {name}",
         description=f"{SUMMARIES[name].capitalize()}.",
         epilog=f"example:\n  {command.EXAMPLE}\n\n{STATUS}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     command.add_arguments(parser)
-    parser.description = textwrap.fill(parser.description or "", 100)
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     status: int = command.run(parser.parse_args(arguments))
     return status
 
 
+def _parser(**options: Any) -> ArgumentParser:
+    """argparse's parser, whose help fills the description and leaves examples as they are."""
+    import argparse
+
+    class Formatter(argparse.HelpFormatter):
+        def __init__(self, prog: str) -> None:
+            super().__init__(prog, width=_terminal_width())  # or argparse would import shutil: 10 ms
+
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return text if "\n" in text else super()._fill_text(text, width, indent)
+
+    return argparse.ArgumentParser(**options, formatter_class=Formatter, allow_abbrev=False)
+
+
+def _terminal_width() -> int:
+    try:
+        columns = int(os.environ.get("COLUMNS") or 0) or os.get_terminal_size().columns
+    except (ValueError, OSError):  # no number, or no terminal
+        columns = 80
+    return min(max(columns - 2, 40), 100)
+
+
 def _without_command(arguments: list[str]) -> int:
     """`--help`, `--version`, or a usage error."""
-    import argparse
+    from argparse import SUPPRESS
 
     width = max(map(len, SUMMARIES))
     listing = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in SUMMARIES.items())
-    parser = argparse.ArgumentParser(
+    parser = _parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} COMMAND PATH ... [--json]",
         description="Looks into .nemo model archives; nothing inside them is run.",
         epilog=f"commands:\n{listing}\n\n`{PROGRAM} COMMAND --help` says more. A PATH is a .nemo file or a folder into "
         f"which one was\nunpacked.\n\nexample:\n  {PROGRAM} ls model.nemo\n\n{STATUS}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_true", help="print the version of this package")
-    parser.add_argument("command", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("command", nargs="*", help=SUPPRESS)
     parsed = parser.parse_args(arguments)
     if parsed.version:
         from importlib.metadata import version

@@ -33,7 +33,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.description = (
         f"{parser.description} Keys: Hydra 0.x's cls and params, tokenizers of type multilingual, moved classes, "
         "renamed options of CTC beam search. Names: artifacts as nemo:<digits>_<name>. Format: gzip archives "
-        "become plain, checkpoints of torch before 1.6 become zip (needs torch). Nothing is written where nothing is old."
+        "become plain, checkpoints of torch before 1.6 become zip (needs torch). Nothing is written where nothing is "
+        "old."
     )
 
 
