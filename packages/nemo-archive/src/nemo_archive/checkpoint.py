@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from nemo_archive.safety import ArchiveError, describe_file
 from nemo_archive.sources import Span
@@ -34,7 +34,8 @@ class TensorInfo(NamedTuple):
         dtype: torch's name without `torch.`, e.g. `float32`, `bfloat16`.
         storage: key of the storage; tensors with equal keys share memory.
         offset: its first element within the storage, in elements.
-        file_offset: its first byte, counted like Member.offset.
+        file_offset: its first byte, counted like Member.offset; in a sharded checkpoint that of its first piece, which
+            begins with a header.
     """
 
     name: str
@@ -56,6 +57,16 @@ class TensorInfo(NamedTuple):
         return self.numel * ITEM_BYTES[self.dtype]
 
 
+class Pieces(Protocol):
+    """A tensor that was saved on its own, or in several pieces."""
+
+    def whole(self) -> tuple[Span, int] | None:
+        """Where its bytes lie in one place and in row order: a span and the offset within it."""
+
+    def view(self) -> memoryview:
+        """Its bytes in row order."""
+
+
 class Storage(NamedTuple):
     """The raw bytes that one or several tensors look at.
 
@@ -64,18 +75,22 @@ class Storage(NamedTuple):
         offset: where it begins, counted from the start of `span`.
         nbytes: its size.
         span: the member, or the part of one, that holds it.
-        gather: for a tensor that was saved in pieces: puts them together.
+        pieces: for a tensor of a sharded checkpoint: where it really lies, which is looked up when it is wanted.
     """
 
     key: str
     offset: int
     nbytes: int
     span: Span
-    gather: Callable[[], memoryview] | None = None
+    pieces: Pieces | None = None
+
+    def place(self) -> tuple[Span, int] | None:
+        """The span and the offset within it where the bytes lie; None if they have to be put together."""
+        return (self.span, self.offset) if self.pieces is None else self.pieces.whole()
 
     def view(self) -> memoryview:
         """The bytes: of the archive itself where they lie in one place, else a copy."""
-        return self.span.view(self.offset, self.nbytes) if self.gather is None else self.gather()
+        return self.span.view(self.offset, self.nbytes) if self.pieces is None else self.pieces.view()
 
 
 class Checkpoint(NamedTuple):
@@ -99,7 +114,7 @@ def is_legacy(span: Span) -> bool:
     return span.read(2, min(len(_LEGACY_MAGIC), max(0, span.size - 2))) == _LEGACY_MAGIC
 
 
-def read_checkpoint(span: Span) -> Checkpoint:
+def read_checkpoint(span: Span, allow: Mapping[str, Callable[..., Any]] | None = None) -> Checkpoint:
     """Reads the structure and the places; not one element.
 
     Raises:
@@ -126,7 +141,7 @@ def read_checkpoint(span: Span) -> Checkpoint:
     if pickle.size > LARGEST_PICKLE:
         raise span.error(f"a data.pkl of {pickle.size} bytes is refused (at most {LARGEST_PICKLE})")
     try:
-        content = load_pickle(span.read(pickle.offset, pickle.size))
+        content = load_pickle(span.read(pickle.offset, pickle.size), allow)
         found = _flatten(content, pickle.size)
     except ArchiveError as error:
         raise span.error(error.rule) from None

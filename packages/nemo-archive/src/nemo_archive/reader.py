@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from nemo_archive.artifacts import CONFIG, Artifact, find_references
+from nemo_archive.folder import Files, FolderFiles, TarFiles, index_folder
 from nemo_archive.safety import ArchiveError, member_name
-from nemo_archive.sources import Source, Span, SpanFile, open_source, unpack_gzip
-from nemo_archive.tar_index import MOST_MEMBERS, Member, index_tar
+from nemo_archive.sources import Span, SpanFile, open_source, unpack_gzip
+from nemo_archive.tar_index import Member, index_tar
 
 if TYPE_CHECKING:
     from nemo_archive.checkpoint import Checkpoint, TensorInfo
@@ -30,12 +31,23 @@ class Archive:
         members: the files in the archive by name (without `./`), in file order.
     """
 
-    def __init__(self, path: str, members: dict[str, Member], source: Source | None) -> None:
+    def __init__(
+        self,
+        path: str,
+        members: dict[str, Member],
+        files: Files,
+        *,
+        owner: Archive | None = None,
+        config: str = CONFIG,
+        weights: str | None = None,
+        section: str = "",
+        allow: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> None:
         self.path = path
         self.members: Mapping[str, Member] = MappingProxyType(members)
-        self._source = source  # None: an unpacked folder, one source per member
-        self._opened: dict[str, Source] = {}
-        self._mmap = True
+        self._files, self._owner = files, owner  # a sub-model's owner has opened the files, and closes them
+        self._config_name, self._weights_name, self._section = config, weights, section
+        self._allow = owner._allow if owner is not None else dict(allow or {})
         self._closed = False
         self._config: dict[str, Any] | None = None
         self._checkpoints: dict[str, Checkpoint] = {}
@@ -49,16 +61,19 @@ class Archive:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Archive({self.path!r}, {len(self.members)} members{', closed' if self._closed else ''})"
+        return f"Archive({self.path!r}, {len(self.members)} members{', closed' if self.closed else ''})"
 
     def close(self) -> None:
-        """Lets go of the file. Arrays and tensors made from it stay valid."""
+        """Lets go of the file. Arrays and tensors made from it stay valid; sub-models are closed, too."""
         self._closed = True
-        for source in (self._source, *self._opened.values()):
-            if source is not None:
-                source.close()
-        self._opened = {}
         self._checkpoints = {}
+        if self._owner is None:
+            self._files.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it can no longer be read."""
+        return self._closed or (self._owner is not None and self._owner.closed)
 
     def read(self, name: str) -> bytes:
         """The content of a member.
@@ -79,19 +94,12 @@ class Archive:
         Raises:
             ArchiveError: if there is no member of that name, or the archive is closed.
         """
-        if self._closed:
+        if self.closed:
             raise ArchiveError("the archive is closed", path=self.path)
         member = self.members.get(name) or self.members.get(member_name(name, self.path))
         if member is None:
             raise ArchiveError("is not in the archive", path=self.path, member=name)
-        return Span(self._source_of(member), member.offset, member.size, self.path, member.name)
-
-    def _source_of(self, member: Member) -> Source:
-        if self._source is not None:
-            return self._source
-        if member.name not in self._opened:
-            self._opened[member.name] = open_source(os.path.join(self.path, member.name), mmap=self._mmap)  # noqa: PTH118
-        return self._opened[member.name]
+        return Span(self._files.source_of(member), member.offset, member.size, self.path, member.name)
 
     def config(self) -> dict[str, Any]:
         """model_config.yaml as plain dicts, lists and scalars, a fresh copy; `1e-3` is a float, `${...}` stays text.
@@ -103,15 +111,12 @@ class Archive:
 
     def _parsed_config(self) -> dict[str, Any]:
         if self._config is None:
-            from nemo_archive.yaml_config import LARGEST_CONFIG, parse_config
+            if self._owner is not None and self._section:
+                from nemo_archive.submodels import section_of
 
-            span = self.span(CONFIG)
-            if span.size > LARGEST_CONFIG:
-                raise span.error(f"a config of {span.size} bytes is refused (at most {LARGEST_CONFIG})")
-            try:
-                self._config = parse_config(self.read(CONFIG))
-            except ArchiveError as error:
-                raise ArchiveError(error.rule, path=self.path, member=CONFIG) from None
+                self._config = cast(dict[str, Any], section_of(self._owner._parsed_config(), self._section))
+            else:
+                self._config = _read_config(self.span(self._config_name))
         return self._config
 
     def references(self) -> dict[str, str]:
@@ -160,7 +165,18 @@ class Archive:
         """
         from nemo_archive.weights import choose_weights
 
-        return choose_weights(self)
+        return self._weights_name or choose_weights(self)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is an archive of its own, not a model that shares the members of another."""
+        return self._config_name == CONFIG and not self._section
+
+    @property
+    def prefix(self) -> str:
+        """What the names of this model's tensors begin with in the file; "" unless it is a section of another."""
+        outer = self._owner.prefix if self._owner is not None and self._section else ""
+        return f"{outer}{self._section}." if self._section else ""
 
     def checkpoint(self, member: str | None = None) -> Checkpoint:
         """The index of a checkpoint in the archive: structure, tensors, storages; no element is read.
@@ -172,12 +188,43 @@ class Archive:
             ArchiveError: if it is neither a zip checkpoint of torch nor safetensors, damaged, or holds more than
                 weights.
         """
-        span = self.span(self.weights if member is None else member)
-        if span.member not in self._checkpoints:
-            from nemo_archive.checkpoint import read_checkpoint
+        name = member_name(self.weights if member is None else member, self.path)
+        if self.closed or name not in self._checkpoints:
+            self._checkpoints[name] = self._read_checkpoint(name)
+        return self._checkpoints[name]
 
-            self._checkpoints[span.member] = read_checkpoint(span)
-        return self._checkpoints[span.member]
+    def _read_checkpoint(self, name: str) -> Checkpoint:
+        if self._owner is not None and self._section:
+            from nemo_archive.submodels import part_of
+
+            return part_of(self._owner.checkpoint(name), f"{self._section}.")
+        if f"{name}/.metadata" in self.members:
+            from nemo_archive.distributed import read_distributed
+
+            return read_distributed(self, name)
+        from nemo_archive.checkpoint import read_checkpoint
+
+        return read_checkpoint(self.span(name), self._allow)
+
+    def submodels(self) -> tuple[str, ...]:
+        """The names of the models that the archive holds besides its own.
+
+        Those are pairs of `<name>_config.yaml` and `<name>_weights.ckpt`, sections of the config that are models, and
+        `.nemo` members.
+        """
+        from nemo_archive.submodels import find_submodels
+
+        return find_submodels(self)
+
+    def submodel(self, name: str) -> Archive:
+        """One of `submodels()`, to be read like any archive, while this one is open.
+
+        Raises:
+            ArchiveError: if there is none of that name, or it is a damaged archive.
+        """
+        from nemo_archive.submodels import open_submodel
+
+        return open_submodel(self, name)
 
     def tensors(self, member: str | None = None) -> Mapping[str, TensorInfo]:
         """Names, shapes, dtypes and places of the tensors of a checkpoint, in file order.
@@ -192,7 +239,9 @@ class Archive:
         return MappingProxyType(self.checkpoint(member).tensors)
 
 
-def open_archive(path: str | os.PathLike[str], *, mmap: bool = True) -> Archive:
+def open_archive(
+    path: str | os.PathLike[str], *, mmap: bool = True, allow: Mapping[str, Callable[..., Any]] | None = None
+) -> Archive:
     """Opens a `.nemo` file, or a folder into which one was unpacked, and indexes its members.
 
     A plain archive is mapped read-only, so that reading a part touches only that part. Replacing the file by renaming
@@ -200,50 +249,52 @@ def open_archive(path: str | os.PathLike[str], *, mmap: bool = True) -> Archive:
     process (SIGBUS): pass `mmap=False` where that can happen. A gzip archive is unpacked into memory (once, at the
     cost of its full size), above 1 GiB into an unnamed temporary file.
 
+    Args:
+        path: the file or folder.
+        mmap: False reads a copy of what is asked for.
+        allow: names that pickles in checkpoints may hold besides those of weights, `{"module.Name": what it stands
+            for}`. The class or function given here is called with what the file says; nothing is imported by name.
+
     Raises:
         ArchiveError: if it is no sound archive, in one line that says what it really is.
         OSError: if it cannot be opened.
     """
     name = os.fspath(path)
     if os.path.isdir(name):  # noqa: PTH112
-        archive = Archive(name, _index_folder(name), None)
-        archive._mmap = mmap
-    else:
-        source = open_source(name, mmap=mmap)
-        try:
-            if source.size > 2 and bytes(source.view(0, 2)) == b"\x1f\x8b":
-                packed, source = source, unpack_gzip(source, name)
-                packed.close()
-            archive = Archive(name, index_tar(source, name), source)
-        except BaseException:
-            source.close()
-            raise
+        return checked(Archive(name, index_folder(name), FolderFiles(name, mmap=mmap), allow=allow))
+    source = open_source(name, mmap=mmap)
+    try:
+        if source.size > 2 and bytes(source.view(0, 2)) == b"\x1f\x8b":
+            packed, source = source, unpack_gzip(source, name)
+            packed.close()
+        return checked(Archive(name, index_tar(source, name), TarFiles(source), allow=allow))
+    except BaseException:
+        source.close()
+        raise
+
+
+def checked(archive: Archive) -> Archive:
+    """The archive, if it holds a model.
+
+    Raises:
+        ArchiveError: if it does not; the archive is closed.
+    """
     if CONFIG not in archive.members:
         archive.close()
         held = ", ".join(list(archive.members)[:5]) or "nothing"
-        raise ArchiveError(f"not a .nemo archive: it has no {CONFIG}, but {held}", path=name)
+        raise ArchiveError(f"not a .nemo archive: it has no {CONFIG}, but {held}", path=archive.path)
     return archive
 
 
-def _index_folder(folder: str) -> dict[str, Member]:
-    members = {}
-    pending = [""]
-    while pending:
-        below = pending.pop()
-        for entry in sorted(os.scandir(os.path.join(folder, below)), key=lambda entry: entry.name):  # noqa: PTH118
-            name = member_name(f"{below}/{entry.name}" if below else entry.name, folder)
-            if len(members) + len(pending) >= MOST_MEMBERS:
-                raise ArchiveError(f"an archive of over {MOST_MEMBERS} members is refused", path=folder)
-            if entry.is_symlink():
-                raise ArchiveError("symbolic links are refused", path=folder, member=name)
-            if entry.is_dir():
-                pending.append(name)
-            elif entry.is_file():
-                status = entry.stat()
-                members[name] = Member(name, status.st_size, 0, int(status.st_mtime))
-            else:
-                raise ArchiveError("devices, FIFOs and sockets are refused", path=folder, member=name)
-    return dict(sorted(members.items()))
+def _read_config(span: Span) -> dict[str, Any]:
+    from nemo_archive.yaml_config import LARGEST_CONFIG, parse_config
+
+    if span.size > LARGEST_CONFIG:
+        raise span.error(f"a config of {span.size} bytes is refused (at most {LARGEST_CONFIG})")
+    try:
+        return parse_config(span.read(0, span.size))
+    except ArchiveError as error:
+        raise span.error(error.rule) from None
 
 
 def _copy(value: Any) -> Any:

@@ -12,7 +12,7 @@ import io
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import Any, BinaryIO, Literal
 
@@ -33,6 +33,7 @@ from nemo_archive.reader import Archive, open_archive
 from nemo_archive.safetensors import Payload, write_payloads
 from nemo_archive.safety import ArchiveError
 from nemo_archive.sources import Source, Span
+from nemo_archive.submodels import entries_below
 from nemo_archive.unpickler import ITEM_BYTES, DType, StoredTensor
 from nemo_archive.writer import ArchiveWriter
 
@@ -70,7 +71,8 @@ def load_state_dict(
     member = archive.weights if member is None else member
     device = torch.device(map_location or "cpu")
     if member in archive.members and is_legacy(span := archive.span(member)):
-        return _as_state_dict(_load_legacy(span, device), span)
+        content = _load_legacy(span, device, archive._allow)
+        return _as_state_dict(entries_below(content, archive.prefix) if archive.prefix else content, span)
     checkpoint = archive.checkpoint(member)
     size = sum(storage.nbytes for storage in checkpoint.storages.values())
     builder = _TensorBuilder(checkpoint, device, mmap=mmap and size >= SMALL)
@@ -85,9 +87,10 @@ def _as_state_dict(content: Any, span: Span) -> OrderedDict[str, Tensor]:
     raise span.error(f"holds a {type(content).__name__} where a state dict is expected")
 
 
-def _load_legacy(span: Span, device: torch.device) -> Any:
+def _load_legacy(span: Span, device: torch.device, allow: Mapping[str, Callable[..., Any]]) -> Any:
     try:
-        return torch.load(io.BytesIO(span.read(0, span.size)), map_location=device, weights_only=True)
+        with torch.serialization.safe_globals([(one, name) for name, one in allow.items()]):
+            return torch.load(io.BytesIO(span.read(0, span.size)), map_location=device, weights_only=True)
     except Exception as error:  # torch's unpickler raises many kinds on damaged or unsafe input
         raise span.error(f"an old torch checkpoint that cannot be loaded safely: {str(error)[:300]}") from None
 
@@ -142,15 +145,16 @@ class _TensorBuilder:
         """The storage as a (nbytes,) tensor of uint8 on the CPU."""
         if storage.nbytes == 0:
             return torch.empty(0, dtype=torch.uint8)
-        start = storage.span.offset + storage.offset
-        if self._mmap and storage.gather is None and start % item_bytes == 0:
-            private_map = self._map_of(storage.span.source)
+        place = storage.place()
+        if place is None:  # put together for this call alone
+            return torch.frombuffer(storage.view(), dtype=torch.uint8)
+        span, offset = place
+        start = span.offset + offset
+        if self._mmap and start % item_bytes == 0:
+            private_map = self._map_of(span.source)
             if private_map is not None:
                 return torch.frombuffer(private_map, dtype=torch.uint8, count=storage.nbytes, offset=start)
-        view = storage.view()
-        if storage.gather is not None and not view.readonly:  # put together for this call alone
-            return torch.frombuffer(view, dtype=torch.uint8)
-        return torch.frombuffer(bytearray(view), dtype=torch.uint8)
+        return torch.frombuffer(bytearray(span.view(offset, storage.nbytes)), dtype=torch.uint8)
 
     def _map_of(self, source: Source) -> Any:
         if id(source) not in self._maps:

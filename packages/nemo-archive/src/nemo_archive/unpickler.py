@@ -273,7 +273,7 @@ class _Machine:
         if not isinstance(target, dict) or len(items) % 2:
             raise ValueError("items for something that is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) not in (str, int, bool, float, type(None)):
+            if type(key) not in (str, int, bool, float, type(None)) and not self._is_from_caller(key):
                 raise ArchiveError(f"a dict key of type {type(key).__name__}")
             if type(key) is int and abs(key) > LARGEST_KEY:
                 raise ArchiveError(f"a dict key of {key.bit_length()} bits")
