@@ -1,0 +1,1 @@
+"""The kernels of attention with relative positions, and their launches."""
