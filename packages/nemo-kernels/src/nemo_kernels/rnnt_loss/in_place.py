@@ -15,6 +15,7 @@ from torch import Tensor
 from nemo_kernels import dispatch
 from nemo_kernels.rnnt_loss import rows
 from nemo_kernels.rnnt_loss.forward_backward import forward_backward
+from nemo_kernels.rnnt_loss.rows import Lattices, Planes
 
 
 class LossInPlace(torch.autograd.Function):
@@ -32,19 +33,20 @@ class LossInPlace(torch.autograd.Function):
         fastemit_lambda: float,
     ) -> Tensor:
         owned = logits.detach()
+        lattices = Lattices(targets, logit_len, target_len, blank)
         ctx.kernels = owned.dtype != torch.float64 and dispatch.uses_triton(owned.device)
         ctx.kept = not ctx.kernels and owned.dtype == rows.precision(owned.dtype)
         if ctx.kernels:
             from nemo_kernels.rnnt_loss import triton as kernels
 
-            lse, lp_blank, lp_label = kernels.scores(owned, targets, logit_len, target_len, blank)
-            losses, *occupancies = kernels.lattice(lp_blank, lp_label, logit_len, target_len)
+            planes = Planes(*kernels.scores(owned, *lattices))
+            losses, *occupancies = kernels.lattice(planes.blank, planes.label, logit_len, target_len)
         else:
-            lse, lp_blank, lp_label = rows.scores(owned, targets, logit_len, target_len, blank, ctx.kept)
-            losses, *occupancies = forward_backward(lp_blank, lp_label, logit_len, target_len)
+            planes = rows.scores(owned, lattices, ctx.kept)
+            losses, *occupancies = forward_backward(planes.blank, planes.label, logit_len, target_len)
         ctx.blank, ctx.clamp, ctx.fastemit_lambda = blank, clamp, fastemit_lambda
         ctx.owned = owned  # not saved: autograd would find it changed, rightly, and refuse
-        ctx.save_for_backward(lse, *occupancies, targets, logit_len, target_len)
+        ctx.save_for_backward(planes.lse, *occupancies, targets, logit_len, target_len)
         torch.autograd.graph.increment_version(logits)  # any other who saved the logits must learn of it
         return losses * (1.0 + fastemit_lambda)
 
@@ -54,11 +56,24 @@ class LossInPlace(torch.autograd.Function):
         owned, ctx.owned = ctx.owned, None
         if owned is None:
             raise RuntimeError("rnnt_loss(inplace=True): its logits already hold the gradient; backward runs once")
-        arguments = (*ctx.saved_tensors, grad_losses.contiguous(), ctx.blank, ctx.clamp, ctx.fastemit_lambda, owned)
+        lse, occupancy_blank, occupancy_label, targets, logit_len, target_len = ctx.saved_tensors
+        planes = Planes(lse, occupancy_blank, occupancy_label)
+        lattices = Lattices(targets, logit_len, target_len, ctx.blank)
         if ctx.kernels:
             from nemo_kernels.rnnt_loss import triton as kernels
 
-            kernels.gradient(owned, *arguments)
+            kernels.gradient(
+                owned,
+                *planes,
+                targets,
+                logit_len,
+                target_len,
+                grad_losses,
+                ctx.blank,
+                ctx.clamp,
+                ctx.fastemit_lambda,
+                owned,
+            )
         else:
-            rows.gradient(owned, *arguments, kept_exponentials=ctx.kept)
+            rows.gradient(grad_losses, owned, planes, lattices, ctx.clamp, ctx.fastemit_lambda, owned, ctx.kept)
         return owned, None, None, None, None, None, None

@@ -14,6 +14,7 @@ from nemo_kernels import dispatch
 from nemo_kernels.rnnt_loss import rows
 from nemo_kernels.rnnt_loss.forward_backward import forward_backward
 from nemo_kernels.rnnt_loss.in_place import LossInPlace
+from nemo_kernels.rnnt_loss.rows import Lattices, Planes
 from nemo_kernels.transducer import (
     Reduction,
     blank_index,
@@ -108,9 +109,8 @@ def losses_and_occupancies(
         lse, lp_blank, lp_label = kernels.scores(logits.contiguous(), targets, logit_len, target_len, blank)
         losses, occupancy_blank, occupancy_label = kernels.lattice(lp_blank, lp_label, logit_len, target_len)
     else:
-        lse, lp_blank, lp_label = rows.scores(logits, targets, logit_len, target_len, blank)
+        lse, lp_blank, lp_label = rows.scores(logits, Lattices(targets, logit_len, target_len, blank))
         losses, occupancy_blank, occupancy_label = forward_backward(lp_blank, lp_label, logit_len, target_len)
-        lse = lse.clone()  # the other two planes of its storage go
     return losses * (1.0 + fastemit_lambda), lse, occupancy_blank, occupancy_label
 
 
@@ -139,12 +139,16 @@ def logits_gradient(
 ) -> Tensor:
     """The gradient by the logits, a new tensor: the graph may be kept and gone through again."""
     out = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-    arguments = (targets, logit_len, target_len, grad_losses.contiguous(), blank, clamp, fastemit_lambda, out)
     if runs_kernels(logits):
         from nemo_kernels.rnnt_loss import triton as kernels
 
-        return kernels.gradient(logits.contiguous(), lse, occupancy_blank, occupancy_label, *arguments)
-    return rows.gradient(logits, lse, occupancy_blank, occupancy_label, *arguments)
+        return kernels.gradient(
+            logits.contiguous(), lse, occupancy_blank, occupancy_label, targets, logit_len, target_len, grad_losses,
+            blank, clamp, fastemit_lambda, out,
+        )  # fmt: skip
+    planes = Planes(lse, occupancy_blank, occupancy_label)
+    lattices = Lattices(targets, logit_len, target_len, blank)
+    return rows.gradient(grad_losses, logits, planes, lattices, clamp, fastemit_lambda, out)
 
 
 @logits_gradient.register_fake

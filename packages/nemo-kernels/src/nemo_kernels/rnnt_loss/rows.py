@@ -13,14 +13,62 @@ B batch, T frames, U target steps, W = U + 1, V vocabulary with blank
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nemo_kernels.transducer import lattice_sizes
 
-CACHED_ELEMENTS = 1 << 17  # of one block: half a megabyte of float32, about a core's second-level cache
+CACHED_ELEMENTS = 1 << 18  # of one block: a megabyte of float32, about a core's share of its caches
 FAINTEST = 1e-30  # an occupancy below it adds nothing that float32 could hold, and slow denormal numbers
+
+
+class Lattices(NamedTuple):
+    """What the lattices of a batch look like: targets (B, U), frames (B,), target steps (B,), the blank's index."""
+
+    targets: Tensor
+    logit_len: Tensor
+    target_len: Tensor
+    blank: int
+
+    def columns(self) -> Tensor:
+        """Targets as indices (B, W) that may be gathered everywhere: 0 where there is no target."""
+        batch, steps = self.targets.shape
+        indices = self.targets.new_zeros((batch, steps + 1))
+        indices[:, :-1] = self.targets
+        step = torch.arange(steps + 1, device=self.targets.device)
+        return indices.masked_fill_(step >= self.target_len[:, None], 0)
+
+    def sizes(self, frames: int) -> list[tuple[int, int]]:
+        """Frames and target steps of each utterance, as numbers."""
+        return lattice_sizes(self.logit_len, self.target_len, frames, self.targets.shape[1] + 1)
+
+
+class Planes(NamedTuple):
+    """Three numbers for each cell: log sum exp, and the log probabilities or the occupancies of both moves."""
+
+    lse: Tensor
+    blank: Tensor
+    label: Tensor
+
+    def at(self, *cells: Any) -> Planes:
+        """Views of some of the cells."""
+        return Planes(self.lse[cells], self.blank[cells], self.label[cells])
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, ...], like: Tensor) -> Planes:
+        """Planes of zeros in the type of sums."""
+        lse, blank, label = (torch.zeros(shape, dtype=precision(like.dtype), device=like.device) for _ in range(3))
+        return cls(lse, blank, label)
+
+
+class Wanted(NamedTuple):
+    """Which gradient: of losses times `factor`, their derivatives by the logits clamped before, FastEmit's weight."""
+
+    factor: float
+    clamp: float
+    fastemit_lambda: float
 
 
 def precision(dtype: torch.dtype) -> torch.dtype:
@@ -28,76 +76,42 @@ def precision(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def target_columns(targets: Tensor, target_len: Tensor, vocabulary: int) -> Tensor:
-    """Targets (B, U) as indices (B, W) that may be gathered everywhere: 0 where there is no target."""
-    indices = targets.new_zeros((targets.shape[0], targets.shape[1] + 1))
-    indices[:, :-1] = targets
-    step = torch.arange(indices.shape[1], device=targets.device)
-    return indices.masked_fill_(step >= target_len[:, None], 0)
-
-
-def blocks(frames: int, width: int, vocabulary: int) -> Iterator[tuple[slice, slice]]:
-    """Splits frames x width cells into blocks of about CACHED_ELEMENTS logits: whole frames, or parts of one."""
-    cells = max(1, CACHED_ELEMENTS // vocabulary)
-    width_step = min(width, cells)
-    frame_step = max(1, cells // width)
-    for t in range(0, frames, frame_step):
-        for u in range(0, width, width_step):
-            yield slice(t, min(t + frame_step, frames)), slice(u, min(u + width_step, width))
-
-
-def empty_planes(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Planes (B, T, W) of zeros for lse, lp_blank and lp_label, in the type of sums."""
-    planes = logits.new_zeros((3, *logits.shape[:3]), dtype=precision(logits.dtype))
-    return planes[0], planes[1], planes[2]
-
-
-def scores(
-    logits: Tensor, targets: Tensor, logit_len: Tensor, target_len: Tensor, blank: int, keep_exponentials: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Planes lse, lp_blank and lp_label (B, T, W) of logits (B, T, W, V).
+def scores(logits: Tensor, lattices: Lattices, keep_exponentials: bool = False) -> Planes:
+    """lse and both log probabilities (B, T, W) of logits (B, T, W, V).
 
     With `keep_exponentials` the logits are overwritten by exp(z - max), and the first plane holds their sum, not lse.
     """
-    planes = empty_planes(logits)
-    columns = target_columns(targets, target_len, logits.shape[-1])
-    for b, (frames, steps) in enumerate(lattice_sizes(logit_len, target_len, *logits.shape[1:3])):
+    planes = Planes.zeros(tuple(logits.shape[:3]), logits)
+    columns = lattices.columns()
+    for b, (frames, steps) in enumerate(lattices.sizes(logits.shape[1])):
         cells = (b, slice(frames), slice(steps + 1))
-        score_cells(logits[cells], columns[b, : steps + 1], blank, *(p[cells] for p in planes), keep_exponentials)
+        score_cells(logits[cells], columns[b, : steps + 1], lattices.blank, planes.at(*cells), keep_exponentials)
     return planes
 
 
-def score_cells(
-    logits: Tensor, columns: Tensor, blank: int, lse: Tensor, lp_blank: Tensor, lp_label: Tensor, keep: bool = False
-) -> None:
+def score_cells(logits: Tensor, columns: Tensor, blank: int, planes: Planes, keep: bool = False) -> None:
     """Fills planes (T, W) from logits (T, W, V) and the targets' indices (W,); see `scores` for `keep`."""
-    frames, width, vocabulary = logits.shape
-    for t, u in blocks(frames, width, vocabulary):
-        block = logits[t, u].to(lse.dtype)
-        blank_logit = block[..., blank].clone()
-        target_logit = _at(block, columns[u])
+    planes.blank.copy_(logits[..., blank])
+    planes.label.copy_(logits.gather(-1, _indices(columns, logits))[..., 0])
+    for t, u in _blocks(*logits.shape):
+        block = logits[t, u].to(planes.lse.dtype)
         if keep:
             greatest = block.amax(-1, keepdim=True)
-            total = block.sub_(greatest).exp_().sum(-1)
-            log_total = total.log().add_(greatest[..., 0])
-            lse[t, u] = total
+            torch.sum(block.sub_(greatest).exp_(), -1, out=planes.lse[t, u])
+            planes.blank[t, u] -= greatest[..., 0]
+            planes.label[t, u] -= greatest[..., 0]
         else:
-            log_total = torch.logsumexp(block, -1)
-            lse[t, u] = log_total
-        torch.sub(blank_logit, log_total, out=lp_blank[t, u])
-        torch.sub(target_logit, log_total, out=lp_label[t, u])
+            torch.logsumexp(block, -1, out=planes.lse[t, u])
+    log_total = planes.lse.log() if keep else planes.lse
+    planes.blank.sub_(log_total)
+    planes.label.sub_(log_total)
 
 
 def gradient(
-    logits: Tensor,
-    lse: Tensor,
-    occupancy_blank: Tensor,
-    occupancy_label: Tensor,
-    targets: Tensor,
-    logit_len: Tensor,
-    target_len: Tensor,
     grad_losses: Tensor,
-    blank: int,
+    logits: Tensor,
+    planes: Planes,
+    lattices: Lattices,
     clamp: float,
     fastemit_lambda: float,
     out: Tensor,
@@ -107,65 +121,79 @@ def gradient(
 
     Args:
         grad_losses: (B,), what each loss's gradient is multiplied by, after clamping.
+        logits: (B, T, W, V), or exp(z - max) with `kept_exponentials`: see `scores`.
+        planes: the first from `scores`, and the occupancies of both moves.
+        lattices: as given to `scores`.
         clamp: largest magnitude of a loss's derivative by a logit; no limit unless positive.
-        kept_exponentials: the logits hold exp(z - max), and `lse` their sums: see `scores`.
+        fastemit_lambda: FastEmit's weight.
+        out: the gradient's storage.
+        kept_exponentials: whether `scores` kept them.
     """
-    columns = target_columns(targets, target_len, logits.shape[-1])
-    factors = grad_losses.tolist()
-    for b, (frames, steps) in enumerate(lattice_sizes(logit_len, target_len, *logits.shape[1:3])):
+    columns, factors = lattices.columns(), grad_losses.tolist()
+    for b, (frames, steps) in enumerate(lattices.sizes(logits.shape[1])):
         out[b, frames:] = 0
         out[b, :frames, steps + 1 :] = 0
         cells = (b, slice(frames), slice(steps + 1))
-        planes = (plane[cells] for plane in (lse, occupancy_blank, occupancy_label))
+        wanted = Wanted(factors[b], clamp, fastemit_lambda)
         gradient_of_cells(
-            logits[cells], columns[b, : steps + 1], blank, *planes, factors[b], clamp, fastemit_lambda, out[cells],
+            logits[cells], columns[b, : steps + 1], lattices.blank, planes.at(*cells), wanted, out[cells],
             kept_exponentials,
         )  # fmt: skip
     return out
 
 
 def gradient_of_cells(
-    logits: Tensor,
-    columns: Tensor,
-    blank: int,
-    lse: Tensor,
-    occupancy_blank: Tensor,
-    occupancy_label: Tensor,
-    factor: float,
-    clamp: float,
-    fastemit_lambda: float,
-    out: Tensor,
-    kept: bool = False,
+    logits: Tensor, columns: Tensor, blank: int, planes: Planes, wanted: Wanted, out: Tensor, kept: bool = False
 ) -> None:
-    """The gradient of one utterance's loss times `factor`: logits (T, W, V), planes (T, W), see `gradient`."""
-    clamped = clamp > 0
-    scale = 1.0 if clamped else factor
-    of_blank = occupancy_blank * scale
-    of_label = occupancy_label * (scale * (1.0 + fastemit_lambda))
-    weight = (of_blank + of_label).abs_()
-    weight.masked_fill_(weight < FAINTEST, 0.0) if weight.dtype == torch.float32 else None
-    offset = weight.div_(lse) if kept else lse - weight.log_()
-    for t, u in blocks(*logits.shape):
-        target = out[t, u]
-        block = target if out.dtype == lse.dtype else torch.empty_like(target, dtype=lse.dtype)
+    """The gradient by some of one utterance's logits (T, W, V), given their planes (T, W); see `gradient`."""
+    lse, clamped = planes.lse, wanted.clamp > 0
+    scale = 1.0 if clamped else wanted.factor
+    of_blank = planes.blank * scale
+    of_label = planes.label * (scale * (1.0 + wanted.fastemit_lambda))
+    offset = _offset(lse, (of_blank + of_label).abs_(), kept)
+    at_once = not clamped and out.dtype == lse.dtype
+    for t, u in _blocks(*logits.shape):
+        block = out[t, u] if out.dtype == lse.dtype else torch.empty_like(out[t, u], dtype=lse.dtype)
         if kept:
             torch.mul(logits[t, u], offset[t, u, None], out=block)
         else:
             torch.sub(logits[t, u], offset[t, u, None], out=block).exp_()
         if scale < 0:
             block.neg_()
-        block[..., blank] -= of_blank[t, u]
-        block.scatter_add_(-1, _indices(columns[u], block), -of_label[t, u, None])
+        if not at_once:
+            _subtract_moves(block, columns[u], blank, of_blank[t, u], of_label[t, u])
         if clamped:
-            block.clamp_(-clamp, clamp).mul_(factor)
-        if block is not target:
-            target.copy_(block)
+            block.clamp_(-wanted.clamp, wanted.clamp).mul_(wanted.factor)
+        if out.dtype != lse.dtype:
+            out[t, u] = block
+    if at_once:
+        _subtract_moves(out, columns, blank, of_blank, of_label)
+
+
+def _blocks(frames: int, width: int, vocabulary: int) -> Iterator[tuple[slice, slice]]:
+    """Splits frames x width cells into blocks of about CACHED_ELEMENTS logits: whole frames, or parts of one."""
+    cells = max(1, CACHED_ELEMENTS // vocabulary)
+    width_step = min(width, cells)
+    frame_step = max(1, cells // width)
+    for t in range(0, frames, frame_step):
+        for u in range(0, width, width_step):
+            yield slice(t, min(t + frame_step, frames)), slice(u, min(u + width_step, width))
+
+
+def _offset(lse: Tensor, weight: Tensor, kept: bool) -> Tensor:
+    """What makes a cell's logits p * weight: subtracted before the exponential, or multiplied with a kept one.
+
+    `weight` is used up.
+    """
+    if weight.dtype == torch.float32:
+        weight.masked_fill_(weight < FAINTEST, 0.0)
+    return weight.div_(lse) if kept else lse - weight.log_()
+
+
+def _subtract_moves(block: Tensor, columns: Tensor, blank: int, of_blank: Tensor, of_label: Tensor) -> None:
+    block[..., blank] -= of_blank
+    block.scatter_add_(-1, _indices(columns, block), of_label.neg()[..., None])
 
 
 def _indices(columns: Tensor, block: Tensor) -> Tensor:
     return columns[None, :, None].expand(block.shape[0], -1, 1)
-
-
-def _at(block: Tensor, columns: Tensor) -> Tensor:
-    """block (T, W, V) at the column of each target step: (T, W)."""
-    return block.gather(-1, _indices(columns, block))[..., 0]
