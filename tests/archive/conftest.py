@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -40,3 +42,27 @@ def make_tar(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+class CommandResult(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def command(capfdbinary: pytest.CaptureFixture[bytes]) -> Callable[..., CommandResult]:
+    """command("ls", path) runs `nemo-archive ls path` in this process."""
+    from nemo_archive.cli import main
+
+    def run(*arguments: object) -> CommandResult:
+        capfdbinary.readouterr()
+        status = main([str(argument) for argument in arguments])
+        out, err = capfdbinary.readouterr()
+        return CommandResult(status, out.decode(), err.decode())
+
+    return run

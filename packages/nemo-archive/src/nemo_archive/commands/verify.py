@@ -59,13 +59,13 @@ def run(arguments: Namespace) -> int:
 
     listed = read_list(arguments.sha256) if arguments.sha256 else None
     targets = arguments.allow if arguments.targets or arguments.allow else None
-    reports = {path: list(_checks(path, listed, targets)) for path in arguments.paths}
+    reports = [(path, list(_checks(path, listed, targets))) for path in arguments.paths]
     if arguments.json:
-        print_json([_report(path, checks) for path, checks in reports.items()])
+        print_json([_report(path, checks) for path, checks in reports])
     else:
-        for path, checks in reports.items():
+        for path, checks in reports:
             _print(path, checks)
-    return int(any(check.faults for checks in reports.values() for check in checks))
+    return int(any(check.faults for _, checks in reports for check in checks))
 
 
 def _checks(path: str, listed: HashList | None, targets: list[str] | None) -> Iterator[Check]:
