@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from nemo_archive.artifacts import CONFIG, Artifact, find_references
 from nemo_archive.folder import Files, FolderFiles, TarFiles, index_folder
 from nemo_archive.safety import ArchiveError, member_name
-from nemo_archive.sources import Span, SpanFile, open_source, unpack_gzip
+from nemo_archive.sources import Source, Span, SpanFile, open_source, unpack_gzip
 from nemo_archive.tar_index import Member, index_tar
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Archive:
         self.members: Mapping[str, Member] = MappingProxyType(members)
         self._files, self._owner = files, owner  # a sub-model's owner has opened the files, and closes them
         self._config_name, self._weights_name, self._section = config, weights, section
-        self._allow = owner._allow if owner is not None else dict(allow or {})
+        self._allow: dict[str, Callable[..., Any]] = owner._allow if owner is not None else dict(allow or {})
         self._closed = False
         self._config: dict[str, Any] | None = None
         self._checkpoints: dict[str, Checkpoint] = {}
@@ -250,7 +250,8 @@ def open_archive(
     cost of its full size), above 1 GiB into an unnamed temporary file.
 
     Args:
-        path: the file or folder.
+        path: the file or folder, or a URL that fsspec knows (`https://`, `s3://`, `hf://`, ...), of which only the
+            parts that are asked for are fetched.
         mmap: False reads a copy of what is asked for.
         allow: names that pickles in checkpoints may hold besides those of weights, `{"module.Name": what it stands
             for}`. The class or function given here is called with what the file says; nothing is imported by name.
@@ -262,15 +263,29 @@ def open_archive(
     name = os.fspath(path)
     if os.path.isdir(name):  # noqa: PTH112
         return checked(Archive(name, index_folder(name), FolderFiles(name, mmap=mmap), allow=allow))
-    source = open_source(name, mmap=mmap)
+    source = _open_remote(name) if "://" in name else open_source(name, mmap=mmap)
     try:
         if source.size > 2 and bytes(source.view(0, 2)) == b"\x1f\x8b":
-            packed, source = source, unpack_gzip(source, name)
+            packed, source = source, _unpack(source, name)
             packed.close()
         return checked(Archive(name, index_tar(source, name), TarFiles(source), allow=allow))
     except BaseException:
         source.close()
         raise
+
+
+def _open_remote(url: str) -> Source:
+    from nemo_archive.remote import RemoteSource
+
+    return RemoteSource(url)
+
+
+def _unpack(packed: Source, name: str) -> Source:
+    if "://" in name:
+        from nemo_archive.remote import ReadAhead
+
+        packed = ReadAhead(packed)
+    return unpack_gzip(packed, name)
 
 
 def checked(archive: Archive) -> Archive:

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, BinaryIO, NamedTuple, Protocol
 
-from nemo_archive.safety import ArchiveError
+from nemo_archive.safety import ArchiveError, describe_special
 
 GZIP_IN_MEMORY = 1 << 30  # bytes; a gzip archive that unpacks to more goes to a private temporary file
 GZIP_FREE_RATIO = 200  # how many times larger than its gzip stream an archive may be ...
@@ -146,6 +146,12 @@ class Span(NamedTuple):
     def read(self, start: int, length: int) -> bytes:
         return bytes(self.view(start, length))
 
+    def prefetch(self, ranges: list[tuple[int, int]]) -> None:
+        """Says which (start, length) will be read soon, for sources where each read is a request."""
+        fetch = getattr(self.source, "prefetch", None)
+        if fetch is not None:
+            fetch([(self.offset + start, length) for start, length in ranges if start + length <= self.size])
+
     def error(self, rule: str) -> ArchiveError:
         return ArchiveError(rule, path=self.path, member=self.member)
 
@@ -183,8 +189,9 @@ class SpanFile(io.RawIOBase):
 
 def open_source(path: str, *, mmap: bool) -> Source:
     """Opens a plain file, mapped if asked for and if the file system can."""
-    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - opening a FIFO would wait for a writer
-        raise ArchiveError("this is neither a file nor a folder, but a device, FIFO or socket", path=path)
+    mode = os.stat(path).st_mode  # noqa: PTH116
+    if not stat.S_ISREG(mode):  # opening a FIFO would wait for a writer
+        raise ArchiveError(f"this is {describe_special(mode)}, neither a file nor a folder", path=path)
     file = open(path, "rb")  # noqa: SIM115, PTH123 - the source owns it
     try:
         size = os.fstat(file.fileno()).st_size

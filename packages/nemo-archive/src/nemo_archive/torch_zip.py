@@ -50,6 +50,7 @@ def read_records(span: Span) -> dict[str, Record]:
     directory_offset, directory_size, count = _find_directory(span)
     directory = span.read(directory_offset, directory_size)
     records: dict[str, Record] = {}
+    located: list[tuple[str, int, bytes]] = []  # name, place of the local header, full name
     extents: list[tuple[int, int, str]] = []  # first and last byte, name
     position = 0
     top = None
@@ -79,10 +80,15 @@ def read_records(span: Span) -> dict[str, Record]:
             raise span.error(f"record {name!r:.200} stands twice")
         if packed != size:
             raise span.error(f"record {name!r:.200} has two sizes")
-        records[short] = Record(_data_offset(span, header, name_bytes, size), size)
-        extents.append((header, records[short].offset + size, name))
+        records[short] = Record(header, size)
+        located.append((short, header, name_bytes))
     if position != len(directory):
         raise span.error("the zip directory holds more than the records that it counts")
+    span.prefetch([(header, _LOCAL.size + len(raw)) for _, header, raw in located])
+    for short, header, raw in located:
+        size = records[short].size
+        records[short] = Record(_data_offset(span, header, raw, size), size)
+        extents.append((header, records[short].offset + size, raw.decode("utf-8")))
     _check_overlap(span, extents, directory_offset)
     return records
 
