@@ -77,6 +77,34 @@ def test_artifacts_inside_lists_have_dotted_indexes(make_tar):
         assert archive.artifacts() == {"langs.0.p": Artifact("a", b"1"), "langs.1.p.1": Artifact("b", b"2")}
 
 
+MODEL, VOCAB = "tokenizer.model", "vocab.txt"
+OLD_TOKENIZERS = {
+    "{dir: /train/tok, type: bpe}": {"tokenizer.model_path": MODEL, "tokenizer.vocab_path": VOCAB},
+    "{dir: /train/tok/, type: WPE}": {"tokenizer.vocab_path": VOCAB},
+    "{dir: /t, type: bpe, model_path: 'nemo:x'}": {"tokenizer.model_path": "x", "tokenizer.vocab_path": VOCAB},
+    "{type: agg, langs: {en: {dir: /e, type: bpe}, de: {type: bpe}}}": {
+        "tokenizer.langs.en.model_path": MODEL,
+        "tokenizer.langs.en.vocab_path": VOCAB,
+    },
+    "{type: bpe, dir: null}": {},
+    "{type: yttm, dir: /t}": {},
+    "bpe": {},
+}
+
+
+@pytest.mark.parametrize("section", OLD_TOKENIZERS)
+def test_the_files_of_a_tokenizer_that_is_named_by_its_folder_alone_are_found(make_tar, section):
+    config = f"tokenizer: {section}\nother: {{dir: /t, type: bpe}}\n".encode()
+    contents = {MODEL: b"m", VOCAB: b"v", "x": b"x"}
+    path = make_tar(
+        {"model_config.yaml": config, **{f"./{name}": data for name, data in contents.items()}}, mode="w:gz"
+    )
+    with open_archive(path) as archive:
+        assert archive.references() == OLD_TOKENIZERS[section]
+        for config_path, name in OLD_TOKENIZERS[section].items():
+            assert archive.artifact(config_path) == Artifact(name, contents[name])
+
+
 def test_an_artifact_that_the_archive_lacks_is_named_with_its_config_path(make_tar):
     path = make_tar({"model_config.yaml": b"tokenizer: {model_path: nemo:gone.model, type: bpe}\n"})
     with open_archive(path) as archive:
@@ -258,3 +286,15 @@ for attempt in (lambda: nemo_archive.numpy.load_arrays(sys.argv[1]), lambda: __i
         "arrays of float32 need numpy: pip install 'nemo-archive[numpy]'",
         "nemo_archive.torch needs torch: pip install 'nemo-archive[torch]'",
     ]
+
+
+def test_an_io_module_file_of_a_member_reads_seeks_and_is_read_only(make_tar):
+    with (
+        open_archive(make_tar({"model_config.yaml": b"a: 1\n", "b": bytes(range(100))})) as archive,
+        archive.open("b") as file,
+    ):
+        assert file.seek(-10, io.SEEK_END) == 90
+        assert file.read(5) == bytes(range(90, 95))
+        assert (file.tell(), file.read(), file.read()) == (95, bytes(range(95, 100)), b"")
+        with pytest.raises(io.UnsupportedOperation):
+            file.write(b"x")

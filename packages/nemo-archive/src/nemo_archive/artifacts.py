@@ -15,6 +15,10 @@ PREFIX = "nemo:"
 CONFIG = "model_config.yaml"
 WEIGHTS = "model_weights.ckpt"
 SAFETENSORS = "model_weights.safetensors"
+_OF_TOKENIZER = {  # the files in `tokenizer.dir`
+    "bpe": {"model_path": "tokenizer.model", "vocab_path": "vocab.txt", "spe_tokenizer_vocab": "tokenizer.vocab"},
+    "wpe": {"vocab_path": "vocab.txt"},
+}
 
 
 class Artifact(NamedTuple):
@@ -61,7 +65,8 @@ def find_references(config: Any, members: Collection[str]) -> dict[str, str]:
     """Dotted config path (list indexes included) to member name, for every artifact that the config names.
 
     A `nemo:` value is always one, whether or not the member exists; any other string only where its last path
-    component is a member, which is how old archives name their artifacts.
+    component is a member, which is how old archives name their artifacts. The oldest name only the folder of the
+    tokenizer: then its files are found where they are members, under the keys that today's configs have.
     """
     found = {}
     for keys, text in _strings(config):
@@ -69,7 +74,21 @@ def find_references(config: Any, members: Collection[str]) -> dict[str, str]:
             found[".".join(map(str, keys))] = _member_part(text.removeprefix(PREFIX))
         elif (name := _last_component(text)) in members and name not in (CONFIG, WEIGHTS, SAFETENSORS):
             found[".".join(map(str, keys))] = name
-    return found
+    return found | {path: name for path, name in _tokenizer_files(config) if name in members}
+
+
+def _tokenizer_files(config: Any) -> Iterator[tuple[str, str]]:
+    """What a tokenizer section with a `dir` stands for, besides what its keys say."""
+    tokenizer = config.get("tokenizer") if isinstance(config, dict) else None
+    languages = tokenizer.get("langs") if isinstance(tokenizer, dict) else None
+    sections = {"tokenizer": tokenizer}
+    if isinstance(languages, dict):
+        sections |= {f"tokenizer.langs.{language}": section for language, section in languages.items()}
+    for path, section in sections.items():
+        if isinstance(section, dict) and isinstance(section.get("dir"), str):
+            for key, name in _OF_TOKENIZER.get(str(section.get("type")).lower(), {}).items():
+                if key not in section:
+                    yield f"{path}.{key}", name
 
 
 def _member_part(reference: str) -> str:
