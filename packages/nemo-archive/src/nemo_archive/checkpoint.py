@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, NamedTuple, Protocol
 
-from nemo_archive.safety import ArchiveError, describe_file
+from nemo_archive.safety import ArchiveError, check_tensor_name, describe_file
 from nemo_archive.sources import Span
 from nemo_archive.torch_zip import looks_like_zip, read_records
 from nemo_archive.unpickler import ITEM_BYTES, StorageRef, StoredTensor, load_pickle
@@ -174,8 +174,7 @@ def _flatten(content: Any, pickle_size: int) -> dict[str, StoredTensor]:
                 raise ArchiveError(f"two tensors are named {name[:100]!r}")
             if characters < 0:
                 raise ArchiveError("the names of its tensors are absurdly long")
-            if any(ord(character) < 32 or ord(character) == 127 for character in name):
-                raise ArchiveError(f"control characters in the name of tensor {name[:100]!r}")
+            check_tensor_name(name)
             found[name] = value
         elif isinstance(value, dict | list | tuple):
             entries = list(value.items() if isinstance(value, dict) else enumerate(value))

@@ -15,7 +15,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nemo_archive.checkpoint import Checkpoint, Storage, TensorInfo, read_checkpoint
-from nemo_archive.safety import ArchiveError
+from nemo_archive.safety import ArchiveError, check_tensor_name
 from nemo_archive.sources import Span
 from nemo_archive.strided import Layout, copy_elements, in_row_order, row_strides
 from nemo_archive.unpickler import ITEM_BYTES, DType, StorageRef, StoredTensor, load_pickle
@@ -109,6 +109,7 @@ def read_distributed(archive: Archive, folder: str) -> Checkpoint:
         tensors: dict[str, TensorInfo] = {}
         storages: dict[str, Storage] = {}
         for name, value in described.items():
+            check_tensor_name(name)
             if isinstance(value, _Tensor):
                 storage, info = _tensor(archive, folder, name, value, places)
                 storages[name], tensors[name] = storage, info

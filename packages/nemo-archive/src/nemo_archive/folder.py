@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-from nemo_archive.safety import ArchiveError, member_name
+from nemo_archive.safety import ArchiveError, describe_special, member_name
 from nemo_archive.sources import Source, open_source
 from nemo_archive.tar_index import MOST_MEMBERS, Member
 
@@ -75,5 +75,6 @@ def index_folder(folder: str) -> dict[str, Member]:
                 status = entry.stat()
                 members[name] = Member(name, status.st_size, 0, int(status.st_mtime))
             else:
-                raise ArchiveError("devices, FIFOs and sockets are refused", path=folder, member=name)
+                kind = describe_special(entry.stat().st_mode)
+                raise ArchiveError(f"is {kind}; only files and folders are read", path=folder, member=name)
     return dict(sorted(members.items()))

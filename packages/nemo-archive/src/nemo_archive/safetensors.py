@@ -20,7 +20,7 @@ from math import prod
 from typing import Any, BinaryIO, NamedTuple
 
 from nemo_archive.checkpoint import Checkpoint, Storage, TensorInfo
-from nemo_archive.safety import ArchiveError, describe_file
+from nemo_archive.safety import ArchiveError, check_tensor_name, describe_file
 from nemo_archive.sources import Span
 from nemo_archive.strided import Layout, row_order, row_strides
 from nemo_archive.unpickler import ITEM_BYTES, StorageRef, StoredTensor
@@ -146,6 +146,10 @@ def _entry(name: str, described: Any, span: Span) -> _Entry:
     needed = prod(shape) * ITEM_BYTES[entry.dtype]
     if entry.end - entry.begin != needed:
         raise span.error(f"tensor {name!r:.100}: {entry.end - entry.begin} bytes where {needed} belong")
+    try:
+        check_tensor_name(name)
+    except ArchiveError as error:
+        raise span.error(error.rule) from None
     return entry
 
 

@@ -6,6 +6,8 @@ every later step (reading, or a caller's own unpacking) meets only relative name
 
 from __future__ import annotations
 
+import stat
+
 LONGEST_NAME = 4096  # characters of a member's name
 
 
@@ -48,9 +50,25 @@ def member_name(raw: str, path: str) -> str:
     return "/".join(parts)
 
 
+def check_tensor_name(name: str) -> None:
+    """Refuses a name that would do something to a terminal in which it is printed.
+
+    Raises:
+        ArchiveError: if it holds a control character.
+    """
+    if any(ord(character) < 32 or ord(character) == 127 for character in name):
+        raise ArchiveError(f"control characters in the name of tensor {name[:100]!r}")
+
+
+def describe_special(mode: int) -> str:
+    """What a file is, by its `st_mode`, that is neither a plain file nor a folder."""
+    kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    return kinds.get(stat.S_IFMT(mode), "no plain file")
+
+
 _SIGNATURES = (
-    (b"PK\x03\x04", "a zip file, perhaps a bare PyTorch checkpoint or an .npz"),
-    (b"\x80\x02", "a Python pickle, perhaps an old PyTorch checkpoint"),
+    *((b"\x80%c" % version, "a Python pickle, perhaps an old PyTorch checkpoint") for version in range(2, 6)),
+    (b"PK\x05\x06", "an empty zip file"),
     (b"\x89HDF", "an HDF5 file"),
     (b"GGUF", "a GGUF file"),
     (b"BZh", "a bzip2 file; .nemo archives are plain tar or gzip"),
@@ -63,12 +81,21 @@ _SIGNATURES = (
 )
 
 
+def _describe_zip(head: bytes) -> str:
+    first = head[30 : 30 + int.from_bytes(head[26:28], "little")]  # the name of its first record
+    if first.endswith(b".npy"):
+        return "an .npz file of numpy"
+    return "a bare PyTorch checkpoint" if first.endswith(b"/data.pkl") else "a zip file"
+
+
 def describe_file(head: bytes, size: int) -> str:
     """Says in a few words what a file really is, from its first bytes and its size."""
     if size == 0:
         return "an empty file (0 bytes)"
     if head.startswith(b"version https://git-lfs"):
         return "a git-LFS pointer, not the model itself: fetch it with `git lfs pull`"
+    if head.startswith(b"PK\x03\x04"):
+        return _describe_zip(head)
     for signature, meaning in _SIGNATURES:
         if head.startswith(signature):
             return meaning

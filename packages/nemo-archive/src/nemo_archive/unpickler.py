@@ -32,7 +32,7 @@ _STORAGE_CLASSES = {
 }  # fmt: skip
 
 
-MOST_INSTRUCTIONS = 4_000_000  # a tensor takes about 40; bounds time (1 s) and memory (0.5 GB)
+MOST_INSTRUCTIONS = 2_000_000  # a tensor takes about 40; bounds time (1 s) and memory (0.25 GB)
 LARGEST_KEY = 1 << 60  # whole numbers beyond it can be chosen to have equal hashes, which makes dicts slow
 
 

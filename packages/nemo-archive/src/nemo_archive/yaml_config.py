@@ -17,7 +17,7 @@ from typing import Any
 from nemo_archive.safety import ArchiveError
 
 LARGEST_CONFIG = 64 << 20  # bytes
-MOST_VALUES = 500_000
+MOST_VALUES = 200_000  # a character model of Chinese has 7000
 LONGEST_KEY = 1000  # characters
 _LONGEST_NUMBER = 400  # characters; reading the base 60 of YAML 1.1 takes the square of it
 _LARGEST_KEY = 1 << 60  # whole numbers beyond it can be chosen to have equal hashes, which makes dicts slow
