@@ -143,7 +143,7 @@ def _split(config: Any, key: str) -> tuple[Any, str]:
                 break
             head = rest.partition(".")[0]
             if not isinstance(section, dict):
-                raise ArchiveError(f"{key}: {head} would have to stand in a {type(section).__name__}")
+                raise ArchiveError(f"{key}: {head} cannot stand below a value of type {type(section).__name__}")
             section[head] = {}
         rest = rest[len(head) + 1 :]
         section = section[int(head)] if isinstance(section, list) else section[head]
@@ -163,7 +163,7 @@ def assign(config: Any, key: str, value: Any) -> None:
     elif isinstance(section, dict):
         section[last] = value
     else:
-        raise ArchiveError(f"{key}: a {type(section).__name__} has no {last}")
+        raise ArchiveError(f"{key}: {last} cannot stand below a value of type {type(section).__name__}")
 
 
 def _delete(config: Any, key: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from math import isfinite
 from typing import Any
 
@@ -15,7 +16,13 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def printable(text: str) -> str:
-    """The text with control characters written as `\\x1b`; tabs and line ends stay."""
+    """The text with control characters written as `\\x1b`; tabs and line ends stay.
+
+    File names that Python could not decode by the locale become UTF-8 again.
+    """
+    if not text.isascii():
+        with suppress(UnicodeEncodeError):  # half a surrogate pair
+            text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return text.translate(_CONTROL)
 
 
