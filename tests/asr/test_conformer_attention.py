@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nemo_asr.modules.conformer.attention import AttentionMask, RelativePosition, attention, by_distance_to_by_key
+from nemo_asr.modules.conformer.attention import AttentionMask, attention
 from nemo_asr.modules.conformer.context import Window
 from nemo_asr.modules.conformer.local_attention import GlobalFrames, global_frame_index, local_attention
 from nemo_asr.modules.conformer.positions import (
@@ -14,6 +14,8 @@ from nemo_asr.modules.conformer.positions import (
     RelPositionalEncoding,
     sinusoids,
 )
+from nemo_kernels.attention import RelativePosition
+from nemo_kernels.attention.key_ranges import KeyRanges
 
 B, H, K = 2, 3, 5
 UNLIMITED = Window()
@@ -26,7 +28,7 @@ def tensors(T, S=None, distances=None, seed=0):
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     S = S or T
-    position = RelativePosition(normal(1, H, distances or 2 * S - 1, K), normal(H, K), normal(H, K))
+    position = RelativePosition(normal(H, distances or 2 * S - 1, K), normal(H, K), normal(H, K))
     return normal(B, H, T, K), normal(B, H, S, K), normal(B, H, S, K), position
 
 
@@ -37,53 +39,60 @@ def scores_of(query, key, position, zero_distance):
     for i in range(T):
         for j in range(S):
             row = zero_distance - (i + S - T - j)
-            if 0 <= row < position.embedding.size(2):
+            if 0 <= row < position.embedding.size(1):
                 content = ((query[:, :, i] + position.content_bias) * key[:, :, j]).sum(-1)
-                place = ((query[:, :, i] + position.position_bias) * position.embedding[:, :, row]).sum(-1)
+                place = ((query[:, :, i] + position.position_bias) * position.embedding[:, row]).sum(-1)
                 scores[:, :, i, j] = (content + place) / math.sqrt(K)
     return scores
 
 
 def mask_of(T, lengths, window=UNLIMITED):
-    return AttentionMask.of_lengths(torch.tensor(lengths), T, window)
+    return AttentionMask(torch.tensor(lengths), T, window)
 
 
-@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("window", [Window(), Window(3, 1), Window(4, 0, 2)])
 @pytest.mark.parametrize("T", [1, 2, 9])
-def test_relative_attention_is_its_definition(T, window, fused):
+def test_relative_attention_is_its_definition(T, window):
     query, key, value, position = tensors(T)
     lengths = [T, max(T - 3, 1)]
-    ours = attention(query, key, value, mask=mask_of(T, lengths, window), position=position, fused=fused)
-    seen = window.visible(T) & (torch.arange(T) < torch.tensor(lengths)[:, None])[:, None, None, :]
+    ours = attention(query, key, value, mask=mask_of(T, lengths, window), position=position)
+    ranges = KeyRanges.of(T, T, query.device, window=(window.left, window.right), chunk=window.chunk)
+    seen = ranges.seen(T) & (torch.arange(T) < torch.tensor(lengths)[:, None])[:, None, None, :]
     weights = scores_of(query, key, position, T - 1).masked_fill(~seen, -math.inf).softmax(3)
     for item, frames in enumerate(lengths):
         torch.testing.assert_close(ours[item, :, :frames], (weights @ value)[item, :, :frames])
 
 
-def test_scores_by_distance_are_found_for_keys_that_reach_further_back_than_the_queries():
-    query, key, _, position = tensors(3, S=8)
-    no_content = RelativePosition(position.embedding, -query.new_zeros(H, K), query.new_zeros(H, K))
-    expected = scores_of(query, torch.zeros_like(key), no_content, 7) * math.sqrt(K)
-    by_distance = query @ position.embedding.transpose(2, 3)
-    by_key = by_distance_to_by_key(by_distance, 8)
-    torch.testing.assert_close(by_key, expected)
-    assert by_key.untyped_storage().data_ptr() == by_distance.untyped_storage().data_ptr()
+def test_attention_to_cached_keys_is_its_definition():
+    query, key, value, position = tensors(3, S=8)
+    mask = AttentionMask(torch.tensor([3, 2]), 3, Window(4, 1), cached=5, cached_len=torch.tensor([5, 1]))
+    ours = attention(query, key, value, mask=mask, position=position)
+    for item, (past, frames) in enumerate([(5, 3), (1, 2)]):
+        for i in range(3):
+            seen = [j for j in range(8) if 5 - past <= j < 5 + frames and i + 5 - 4 <= j <= i + 5 + 1]
+            if i >= frames:
+                assert not ours[item, :, i].any()
+                continue
+            weights = scores_of(query, key, position, 7)[item, :, i, seen].softmax(1)
+            torch.testing.assert_close(ours[item, :, i], (weights.unsqueeze(1) @ value[item][:, seen]).squeeze(1))
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_attention_without_positions_is_torch_sdpa(fused):
+@pytest.mark.parametrize("backends", [(), ("MATH",)])
+def test_attention_without_positions_is_torch_sdpa(backends):
     query, key, value, _ = tensors(7)
-    ours = attention(query, key, value, mask=mask_of(7, [7, 4]), fused=fused)
+    ours = attention(query, key, value, mask=mask_of(7, [7, 4]), backends=backends)
     seen = (torch.arange(7) < torch.tensor([[7], [4]]))[:, None, None, :]
-    torch.testing.assert_close(ours, torch.nn.functional.scaled_dot_product_attention(query, key, value, seen))
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, seen)
+    torch.testing.assert_close(ours[0], expected[0])
+    torch.testing.assert_close(ours[1, :, :4], expected[1, :, :4])
+    assert not ours[1, :, 4:].any()
 
 
 @pytest.mark.parametrize(("left", "right"), [(1, 1), (3, 3), (0, 4), (5, 0), (2, 7), (40, 50)])
 @pytest.mark.parametrize("T", [1, 5, 37])
 def test_local_attention_and_its_gradients_equal_full_attention_within_the_window(T, left, right):
     query, key, value, position = tensors(T, distances=left + right + 1)
-    inputs = [tensor.requires_grad_() for tensor in (query, key, value, *position)]
+    inputs = [tensor.requires_grad_() for tensor in (query, key, value, *position[:3])]
     padded = torch.arange(T) >= torch.tensor([[T], [max(T - 9, 1)]])
     ours = local_attention(query, key, value, padded=padded, position=position, left=left, right=right)
     scores = scores_of(query, key, position, left).masked_fill(padded[:, None, None, :], -math.inf)
@@ -101,7 +110,7 @@ def test_local_attention_keeps_memory_that_grows_with_the_length_and_not_its_squ
     def kept(T):
         generator = torch.Generator().manual_seed(0)
         query, key, value = (torch.randn(1, 2, T, 8, generator=generator).requires_grad_() for _ in range(3))
-        position = RelativePosition(torch.randn(1, 2, 33, 8), torch.randn(2, 8), torch.randn(2, 8))
+        position = RelativePosition(torch.randn(2, 33, 8), torch.randn(2, 8), torch.randn(2, 8))
         sizes = {}
 
         def pack(tensor):

@@ -17,8 +17,8 @@ from nemo_kernels.attention.operation import relative_attention
 from nemo_kernels.attention.positions import RelativePosition
 from nemo_kernels.dispatch import uses_triton
 
-# Keys from which on tiles take no more time than the full matrix. One thread of a CPU, B = 8, H = 4, K = 64, the time of
-# tiles over that of the matrix: forward and backward 1.2 at 200 keys, 1.1 at 300, 1.0 at 400 to 500, 0.7 to 0.76 at
+# Keys from which on tiles take no more time than the full matrix. One thread of a CPU, B = 8, H = 4, K = 64, the time
+# of tiles over that of the matrix: forward and backward 1.2 at 200 keys, 1.1 at 300, 1.0 at 400 to 500, 0.7 to 0.76 at
 # 2,000; forward alone 1.07 at 100, 0.94 at 200, 0.7 at 500. (The backward computes again what the matrix has kept.)
 TILED_FROM_KEYS = {"learning": 500, "inference": 160}
 

@@ -14,9 +14,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 STYLES = ("regular", "chunked_limited", "chunked_limited_with_rc")
 
 
@@ -39,21 +36,6 @@ class Window:
             return cls(left, right)
         chunk = right + 1
         return cls(left // chunk * chunk if left >= 0 else -1, 0, chunk)
-
-    @property
-    def unlimited(self) -> bool:
-        return self.left < 0 and self.right < 0
-
-    def visible(self, frames: int, device: torch.device | None = None) -> Tensor:
-        """(T, T), true where query i (row) may see key j (column)."""
-        key = torch.arange(frames, device=device)
-        first = key.div(self.chunk, rounding_mode="floor").mul(self.chunk).unsqueeze(1)
-        seen = torch.ones(frames, frames, dtype=torch.bool, device=device)
-        if self.left >= 0:
-            seen &= key >= first - self.left
-        if self.right >= 0:
-            seen &= key < first + self.chunk + self.right
-        return seen
 
 
 @dataclass(frozen=True)

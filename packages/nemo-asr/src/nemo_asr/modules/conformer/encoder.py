@@ -88,8 +88,9 @@ class ConformerEncoder(NeuralModule):
         global_tokens: with rel_pos_local_attn, frames that see all and are seen by all.
         global_tokens_spacing: frames from one of them to the next.
         global_attn_separate: they have projections of their own.
-        use_pytorch_sdpa: compute attention with torch's scaled_dot_product_attention; the result is the same.
-        use_pytorch_sdpa_backends: names of torch.nn.attention.SDPBackend that it may choose from.
+        use_pytorch_sdpa: read and without effect: abs_pos always computes with torch's scaled_dot_product_attention,
+            and relative positions with nemo_kernels.attention.
+        use_pytorch_sdpa_backends: names of torch.nn.attention.SDPBackend that abs_pos may choose from.
 
     Raises:
         ValueError: a value breaks the rule that the message states.
@@ -149,7 +150,7 @@ class ConformerEncoder(NeuralModule):
         self.att_context_size = self.contexts.default
         self.conv_padding = convolution_padding(conv_context_size, conv_kernel_size)
         self.attention_options = AttentionOptions(
-            n_heads, d_model, dropout_att, use_bias, use_pytorch_sdpa, tuple(use_pytorch_sdpa_backends or ()),
+            n_heads, d_model, dropout_att, use_bias, tuple(use_pytorch_sdpa_backends or ()),
             global_tokens, global_tokens_spacing, global_attn_separate,
         )  # fmt: skip
         self.position_options = PositionOptions(
@@ -203,14 +204,14 @@ class ConformerEncoder(NeuralModule):
         x, length = self._pre_encoded(audio_signal, length, bypass_pre_encode)
         window = self._window()
         x, positions = self.pos_enc(x)
-        mask = AttentionMask.of_lengths(length, x.size(1), window)
+        mask = AttentionMask(length, x.size(1), window)
         captured: dict[int, tuple[Tensor, Tensor]] = {}
         for index, layer in enumerate(self.layers):
             x = self._through(layer, self.layer_drop_probs[index], x, mask, positions)
             if index == self.reduction_position:
                 x, length = self.reduction_subsampling(x, length)
                 _, positions = self.pos_enc(x)
-                mask = AttentionMask.of_lengths(length, x.size(1), window)
+                mask = AttentionMask(length, x.size(1), window)
             if index in capture_layers:
                 captured[index] = self._output(x), length
         if self.reduction_position != -1:

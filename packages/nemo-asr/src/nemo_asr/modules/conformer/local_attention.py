@@ -20,8 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nemo_asr.modules.conformer.attention import BLOCKED_SCORE, RelativePosition
+from nemo_kernels.attention import RelativePosition
 
+# the score of what must not be seen: its weight underflows to zero, and a row of nothing else stays finite
+_BLOCKED_SCORE = -10000.0
 _SMALLEST_BLOCK = 16
 
 
@@ -61,7 +63,7 @@ def local_attention(
         key: keys.
         value: values.
         padded: (B, T), true beyond an item's length.
-        position: relative positions; its embedding (1, H, left + right + 1, K) begins with distance `left`.
+        position: relative positions; its embedding (H, left + right + 1, K) begins with distance `left`.
         left: frames seen before each frame, 0 or more.
         right: frames seen after it, 0 or more.
         dropout_p: probability that a weight is dropped.
@@ -75,7 +77,7 @@ def local_attention(
     keys_padded = _spans(
         F.pad(padded[:, None, :, None], (0, 0, left, right + -frames % block), value=True), block, left + right
     )
-    scores = scores.masked_fill_(keys_padded.transpose(3, 4), BLOCKED_SCORE)
+    scores = scores.masked_fill_(keys_padded.transpose(3, 4), _BLOCKED_SCORE)
     if global_frames is not None:
         scores = torch.cat([_scores_of_global_keys(global_frames, block), scores], dim=4)
     weights = F.dropout(scores.softmax(dim=4).to(value.dtype), dropout_p, training=dropout_p > 0)
@@ -115,10 +117,10 @@ def _block_scores(query: Tensor, key: Tensor, position: RelativePosition, block:
     """(B, H, N, b, S): scores of each block's queries with the keys of its span."""
     scale = 1.0 / math.sqrt(query.size(3))
     by_distance = (_blocks(query + position.position_bias.unsqueeze(1), block) * scale).matmul(
-        position.embedding.unsqueeze(2).transpose(3, 4)
+        position.embedding.unsqueeze(1).transpose(2, 3)
     )
     span = block + left + right
-    skewed = F.pad(by_distance, (0, block), value=BLOCKED_SCORE).flatten(3)[..., : block * span]
+    skewed = F.pad(by_distance, (0, block), value=_BLOCKED_SCORE).flatten(3)[..., : block * span]
     keys = _spans(F.pad(key, (0, 0, left, right + -key.size(2) % block)), block, left + right)
     scores = (_blocks(query + position.content_bias.unsqueeze(1), block) * scale).matmul(keys.transpose(3, 4))
     scores += torch.unflatten(skewed, 3, (block, span))
@@ -136,7 +138,7 @@ def _context_of_global_frames(frames: GlobalFrames, padded: Tensor, dropout_p: f
     """(B, H, G, K): what the global frames see of all."""
     query = frames.query[:, :, frames.index] / math.sqrt(frames.query.size(3))
     query = _order_of_checkpoints(query)
-    scores = query.matmul(frames.key.transpose(2, 3)).masked_fill_(padded[:, None, None, :], BLOCKED_SCORE)
+    scores = query.matmul(frames.key.transpose(2, 3)).masked_fill_(padded[:, None, None, :], _BLOCKED_SCORE)
     weights = F.dropout(scores.softmax(dim=3).to(frames.value.dtype), dropout_p, training=dropout_p > 0)
     return weights.matmul(frames.value)
 
