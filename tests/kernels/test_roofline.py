@@ -79,19 +79,21 @@ def test_durations_add_columns_and_planes():
 
 def test_fused_attention_moves_a_sixteenth_of_the_eager_bytes():
     """B=32 H=8 K=64: 430 MB and 26 MB at T=200; 24 GB, and 221 GFLOP of three products, at T=1500."""
-    eager, forward, _ = relative_attention(AttentionShape(32, 8, 200))
+    eager, forward, *_ = relative_attention(AttentionShape(32, 8, 200))
     assert eager.moved / 1e6 == pytest.approx(430, rel=0.01)
     assert forward.moved / 1e6 == pytest.approx(26.2, rel=0.01)
     assert forward.operations / 1e9 == pytest.approx(3.93, rel=0.01)
     assert eager.bound_ms(H100) == pytest.approx(0.13, rel=0.02)
     assert forward.bound_ms(H100) == pytest.approx(0.0078, rel=0.01)
-    eager, forward, backward = relative_attention(AttentionShape(32, 8, 1500))
+    eager, forward, backward, both = relative_attention(AttentionShape(32, 8, 1500))
     assert eager.moved / 1e9 == pytest.approx(24.2, rel=0.01)
     assert forward.operations / 1e9 == pytest.approx(221, rel=0.01)
     assert eager.bound_ms(H100) == pytest.approx(7.2, rel=0.01)
     assert forward.bound_ms(H100) == pytest.approx(0.223, rel=0.01)
     assert forward.limit(H100) == "arithmetic"
     assert backward.operations / forward.operations == pytest.approx(8 / 3)
+    assert both.operations == forward.operations + backward.operations
+    assert both.moved == forward.moved + backward.moved
 
 
 def test_fused_attention_holds_memory_that_grows_with_the_frames_alone():

@@ -36,6 +36,11 @@ B200 = Device("B200", 100, 8.0e12, {"bf16": 2250e12, "float32": 80e12})
 DEVICES = (A100, H100, B200)
 
 
+def device_named(name: str) -> Device | None:
+    """The data sheet of a GPU by the name that its driver gives it, e.g. `NVIDIA H100 80GB HBM3`."""
+    return next((device for device in DEVICES if device.name.split()[0] in name.replace("-", " ").split()), None)
+
+
 @dataclass(frozen=True)
 class Work:
     """One way to do an operation.
@@ -71,13 +76,13 @@ class Work:
 
 @dataclass(frozen=True)
 class TransducerShape:
-    """A lattice with its joint; `durations` is 0 for RNNT."""
+    """A lattice, with the width H of the joint, or 0 where logits are given; `durations` is 0 for RNNT."""
 
     batch: int
     frames: int
     targets: int
     vocabulary: int
-    width: int = 640
+    width: int = 0
     durations: int = 0
 
     @property
@@ -119,15 +124,17 @@ def transducer_with_joint(shape: TransducerShape, tile_rows: int, precision: Pre
     accumulators = (states + v * h) * 4
     tile = min(n, tile_rows) * size * (v + 2 * h)
     return (
-        Work("logits in memory", n * size * (5 * h + 6 * v), 3 * product, n * size * (2 * v + h)),
-        Work("logits in memory, gradient in place", n * size * (5 * h + 6 * v), 3 * product, n * size * (v + h)),
+        Work("logits in memory", n * size * (5 * h + 6 * v), 3 * product, n * size * (2 * v + h), precision),
+        Work("logits in memory, in place", n * size * (5 * h + 6 * v), 3 * product, n * size * (v + h), precision),
         Work(
             "fused, tiles pass through memory",
             n * size * 7 * (h + v),
             4 * product,
             _joint_held(shape, accumulators, tile),
         ),
-        Work("fused, tiles stay in cache", through_cache, 4 * product, _joint_held(shape, accumulators, tile)),
+        Work(
+            "fused, tiles stay in cache", through_cache, 4 * product, _joint_held(shape, accumulators, tile), precision
+        ),
     )
 
 
@@ -165,7 +172,7 @@ _EAGER_PASSES = 21
 
 
 def relative_attention(shape: AttentionShape, precision: Precision = "bf16") -> tuple[Work, ...]:
-    """Eager forward pass with a shifted position matrix; fused forward; fused backward."""
+    """Eager forward pass with a shifted position matrix; fused forward, backward, and both."""
     size = ELEMENT_BYTES[precision]
     rows = shape.batch * shape.heads * shape.frames
     scores, stream = rows * shape.frames, rows * shape.head_width * size
@@ -173,12 +180,13 @@ def relative_attention(shape: AttentionShape, precision: Precision = "bf16") -> 
     positions = rows * (2 * shape.frames - 1)
     eager_products = 2 * product + 2 * positions * shape.head_width
     return (
-        Work("eager, forward", _EAGER_PASSES * scores * size, eager_products, (positions + scores) * size),
+        Work("eager, forward", _EAGER_PASSES * scores * size, eager_products, (positions + scores) * size, precision),
         # queries, keys and values in, output out; three products: content, position, values
-        Work("fused, forward", 4 * stream, 3 * product, rows * 4),
+        Work("fused, forward", 4 * stream, 3 * product, rows * 4, precision),
         # the same and the output's gradient in, three gradients out; products: content and position scores again,
         # the gradient of the weights, and those of queries (twice), keys, values and positions
-        Work("fused, backward", 8 * stream, 8 * product, rows * 4),
+        Work("fused, backward", 8 * stream, 8 * product, rows * 4, precision),
+        Work("fused, both", 12 * stream, 11 * product, rows * 4, precision),
     )
 
 

@@ -18,6 +18,10 @@ from nemo_kernels.log_mel.normalization import normalize_features
 from nemo_kernels.log_mel.options import LogMelOptions, takes_keywords_of
 from nemo_kernels.log_mel.spectrum import mel_energies
 
+# Frames and their spectra are several times the audio. On a CPU they are made for utterances of this many samples of
+# frames at a time: pieces stay in its cache and are freed at once.
+_SAMPLES_AT_ONCE = 1 << 19
+
 
 def feature_length(audio_len: Tensor, *, n_fft: int, hop_size: int, exact_pad: bool = False) -> Tensor:
     """Valid frames (B,) of utterances of audio_len (B,) samples; none for an empty one."""
@@ -51,14 +55,7 @@ def log_mel(audio: Tensor, audio_len: Tensor, options: LogMelOptions) -> tuple[T
     audio = audio if audio.dtype in (torch.float32, torch.float64) else audio.float()
     feature_len = feature_length(audio_len, n_fft=n_fft, hop_size=options.hop_size, exact_pad=options.exact_pad)
     with torch.autocast(audio.device.type, enabled=False):
-        energies = mel_energies(
-            _conditioned(audio, audio_len, options),
-            options.window_in_transform(audio),
-            options.hop_size,
-            options.filters(audio),
-            power=options.magnitude_power,
-            band_limit=options.band_limit,
-        )
+        energies = _energies(_prepared(audio, options), audio_len, options)
     features = _take_log(energies, options.log_guard_type, options.log_guard) if options.log else energies
     features = features.repeat(1, options.frame_splicing, 1) if options.frame_splicing > 1 else features
     valid = (torch.arange(features.shape[2], device=audio.device) < feature_len[:, None])[:, None]
@@ -66,22 +63,42 @@ def log_mel(audio: Tensor, audio_len: Tensor, options: LogMelOptions) -> tuple[T
     return _pad_frames(features, options.pad_to, options.min_frames, options.pad_value), feature_len
 
 
-def _conditioned(audio: Tensor, audio_len: Tensor, options: LogMelOptions) -> Tensor:
-    """The samples that are transformed: dithered, emphasized, and padded on both sides."""
-    n_fft, hop_size = options.transform_size, options.hop_size
+def _energies(audio: Tensor, audio_len: Tensor, options: LogMelOptions) -> Tensor:
+    window, filters = options.window_in_transform(audio), options.filters(audio)
+    n_rows = _rows_at_once(audio, options)
+    pieces = []
+    for start in range(0, max(len(audio), 1), n_rows):
+        rows = slice(start, start + n_rows)
+        limit = None if options.band_limit is None else options.band_limit[rows]
+        samples = audio[rows]
+        if options.preemphasis is not None:
+            samples = _emphasize(samples, audio_len[rows], options.preemphasis)
+        if not options.exact_pad:
+            samples = F.pad(samples, (options.transform_size // 2,) * 2)
+        power = options.magnitude_power
+        pieces.append(mel_energies(samples, window, options.hop_size, filters, power=power, band_limit=limit))
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _rows_at_once(audio: Tensor, options: LogMelOptions) -> int:
+    """Utterances that are transformed together: all of them where a cache is not what limits."""
+    n_rows = max(len(audio), 1)
+    if audio.device.type != "cpu" or torch.compiler.is_compiling():
+        return n_rows
+    frame_samples = (1 + audio.shape[1] // options.hop_size) * options.transform_size
+    return max(1, min(n_rows, _SAMPLES_AT_ONCE // frame_samples))
+
+
+def _prepared(audio: Tensor, options: LogMelOptions) -> Tensor:
+    """The samples with what applies to rows as they come: exact padding, and noise, on that padding too."""
     if options.exact_pad:
-        if hop_size % 2:
-            raise ValueError(f"exact_pad: needs an even hop, and {hop_size} is odd")
-        audio = F.pad(audio, (exact_padding(n_fft, hop_size),) * 2)
+        if options.hop_size % 2:
+            raise ValueError(f"exact_pad: needs an even hop, and {options.hop_size} is odd")
+        audio = F.pad(audio, (exact_padding(options.transform_size, options.hop_size),) * 2)
     if options.dither > 0:
-        audio = audio + options.dither * _noise_like(audio, options.generator)
-    if options.preemphasis is not None:
-        audio = _emphasize(audio, audio_len, options.preemphasis)
-    return audio if options.exact_pad else F.pad(audio, (n_fft // 2,) * 2)
-
-
-def _noise_like(audio: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(audio.shape, dtype=audio.dtype, device=audio.device, generator=generator)
+        noise = torch.randn(audio.shape, dtype=audio.dtype, device=audio.device, generator=options.generator)
+        audio = audio + options.dither * noise
+    return audio
 
 
 def _emphasize(audio: Tensor, audio_len: Tensor, coefficient: float) -> Tensor:
