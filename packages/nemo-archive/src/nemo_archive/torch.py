@@ -146,15 +146,15 @@ class _TensorBuilder:
         if storage.nbytes == 0:
             return torch.empty(0, dtype=torch.uint8)
         place = storage.place()
-        if place is None:  # put together for this call alone
-            return torch.frombuffer(storage.view(), dtype=torch.uint8)
-        span, offset = place
-        start = span.offset + offset
-        if self._mmap and start % item_bytes == 0:
-            private_map = self._map_of(span.source)
+        if self._mmap and place is not None and (place[0].offset + place[1]) % item_bytes == 0:
+            private_map = self._map_of(place[0].source)
             if private_map is not None:
+                start = place[0].offset + place[1]
                 return torch.frombuffer(private_map, dtype=torch.uint8, count=storage.nbytes, offset=start)
-        return torch.frombuffer(bytearray(span.view(offset, storage.nbytes)), dtype=torch.uint8)
+        view = storage.view()
+        if view.readonly:  # of memory that others look at, too; a file's bytes are read for this call alone
+            view = memoryview(bytearray(view))
+        return torch.frombuffer(view, dtype=torch.uint8)
 
     def _map_of(self, source: Source) -> Any:
         if id(source) not in self._maps:
