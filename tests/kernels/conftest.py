@@ -64,3 +64,20 @@ def stored_features() -> tuple[torch.Tensor, torch.Tensor]:
     with np.load(GOLDEN / "fastconformer_ctc_bpe" / "io.npz") as arrays:
         lengths = torch.from_numpy(arrays["processed_signal_length"])
         return torch.from_numpy(arrays["processed_signal"]), lengths
+
+
+@pytest.fixture
+def draw_batch() -> Callable[..., tuple[torch.Tensor, ...]]:
+    """Draws logits (B, T, U + 1, V), targets (B, U) without the blank, and ragged lengths; the first is whole."""
+
+    def draw(B, T, U, V, *, blank=-1, dtype=torch.float64, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        logits = 2 * torch.randn(B, T, U + 1, V, generator=generator, dtype=torch.float64)
+        targets = torch.randint(V - 1, (B, U), generator=generator)
+        targets += (targets >= blank % V).long()
+        logit_len = torch.randint((T + 1) // 2, T + 1, (B,), generator=generator)
+        target_len = torch.randint(U // 2, U + 1, (B,), generator=generator)
+        logit_len[0], target_len[0] = T, U
+        return logits.to(dtype), targets, logit_len, target_len
+
+    return draw

@@ -59,7 +59,7 @@ def rnnt_gradient_reference(
     clamp: float = -1.0,
     fastemit_lambda: float = 0.0,
 ) -> Tensor:
-    """The derivative of each loss by the logits, (B, T, U + 1, V) in float64, clamped to +-clamp if that is positive."""
+    """The derivative of each loss by the logits, (B, T, U + 1, V) in float64, clamped where clamp > 0."""
     leaf = logits.detach().double().requires_grad_()
     losses = rnnt_loss_reference(leaf, targets, logit_lengths, target_lengths, blank, fastemit_lambda)
     (gradient,) = torch.autograd.grad(losses.sum(), leaf)
@@ -84,4 +84,7 @@ def _alignments(log_p: Tensor, tokens: list[int], blank: int, t: int, u: int) ->
 
 def _emphasised(lp_label: Tensor, fastemit_lambda: float) -> Tensor:
     """The same scores, with a gradient 1 + lambda times as large: that is all that FastEmit does."""
-    return lp_label + fastemit_lambda * (lp_label - lp_label.detach())
+    scores = lp_label.clone()
+    if scores.requires_grad:
+        scores.register_hook(lambda gradient: (1.0 + fastemit_lambda) * gradient)  # type: ignore[no-untyped-call]
+    return scores
