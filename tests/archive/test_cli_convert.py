@@ -6,10 +6,12 @@ import io
 import subprocess
 import sys
 import tarfile
+import warnings
 
 import pytest
 import safetensors.torch
 import torch
+import torch.distributed.checkpoint as dcp
 
 from nemo_archive import ArchiveWriter, open_archive
 from nemo_archive.torch import load_state_dict, save_archive
@@ -100,6 +102,29 @@ def test_shards_are_converted_where_they_are(tmp_path, command):
     assert command("convert", tmp_path / "x.nemo", tmp_path / "y.nemo", "--weights", "safetensors").status == 0
     names = {"model_config.yaml", *(f"mp_rank_0{rank}/model_weights.safetensors" for rank in range(2))}
     assert contents(tmp_path / "y.nemo").keys() == names
+
+
+def test_a_sharded_checkpoint_of_torch_distributed_becomes_one_file(tmp_path, command):
+    torch.manual_seed(0)
+    state = {"w": torch.randn(40, 30), "b": torch.arange(7)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.save(dict(state), checkpoint_id=tmp_path / "shards", no_dist=True)
+    with ArchiveWriter(tmp_path / "x.nemo") as writer:
+        writer.add_config({"a": 1})
+        for file in (tmp_path / "shards").iterdir():
+            writer.add_member(f"model_weights/{file.name}", file.read_bytes())
+    (weights,) = command("ls", tmp_path / "x.nemo", "--json").json["weights"]
+    assert (weights["name"], weights["tensors"], weights["parameters"]) == ("model_weights", 2, 1207)
+    assert command("verify", tmp_path / "x.nemo").status == 0
+    save_archive(tmp_path / "plain.nemo", {"a": 1}, state)
+    assert command("diff", tmp_path / "x.nemo", tmp_path / "plain.nemo", "--only", "tensors") == (0, "", "")
+    for name in ("safetensors", "torch"):
+        target = tmp_path / f"{name}.nemo"
+        assert command("convert", tmp_path / "x.nemo", target, "--weights", name).status == 0
+        suffix = "ckpt" if name == "torch" else name
+        assert contents(target).keys() == {"model_config.yaml", f"model_weights.{suffix}"}
+        assert all(torch.equal(load_state_dict(target)[key], state[key]) for key in state)
 
 
 def test_what_exists_is_replaced_only_with_force(model, tmp_path, command):

@@ -272,3 +272,10 @@ def test_a_copied_member_may_have_another_name_and_must_be_there(model, tmp_path
         writer.add_from(archive, "model_weights.ckpt")
         archive.close()
     assert not (tmp_path / "y.nemo").exists()
+
+
+@pytest.mark.parametrize("name", ["edit", "migrate"])
+def test_a_url_is_not_written_to(name, command):
+    result = command(name, "https://example.invalid/x.nemo", *(["a=1"] if name == "edit" else []))
+    rule = "cannot be written where it is: give --output FILE"
+    assert result == (2, "", f"nemo-archive: https://example.invalid/x.nemo: {rule}\n")

@@ -49,7 +49,7 @@ def run(arguments: Namespace) -> int:
         raise ArchiveError("nothing to do: give key=value, ~key or --artifact KEY=FILE", path=arguments.path)
     if os.path.isdir(arguments.path):  # noqa: PTH112
         raise ArchiveError(f"is a folder: edit its {CONFIG} and files themselves", path=arguments.path)
-    target = arguments.output or arguments.path
+    target = output_of(arguments)
     with open_archive(arguments.path) as archive:
         before = archive.config()
         config, artifacts = edited(archive, edits, arguments.artifact)
@@ -60,6 +60,18 @@ def run(arguments: Namespace) -> int:
             rewrite(archive, target, config, [])
     report_changes(found, arguments, target)
     return 0
+
+
+def output_of(arguments: Namespace) -> str:
+    """Where the new archive goes: `--output`, or the archive itself.
+
+    Raises:
+        ArchiveError: if that is a URL.
+    """
+    target: str = arguments.output or arguments.path
+    if "://" in target and not arguments.dry_run:
+        raise ArchiveError("cannot be written where it is: give --output FILE", path=target)
+    return target
 
 
 def edited(archive: Archive, edits: list[str], replaced: list[str]) -> tuple[dict[str, Any], list[Artifact]]:

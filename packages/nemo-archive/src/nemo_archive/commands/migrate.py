@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any, NamedTuple
 
 from nemo_archive.artifacts import CONFIG, PREFIX, Artifact
-from nemo_archive.commands.edit import report_changes
+from nemo_archive.commands.edit import output_of, report_changes
 from nemo_archive.commands.extract import without_digits
 from nemo_archive.commands.flat_config import changes
 from nemo_archive.commands.output import print_json, printable
@@ -41,7 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> int:
     if os.path.isdir(arguments.path):  # noqa: PTH112
         raise ArchiveError("is a folder: make it an archive first, with convert", path=arguments.path)
-    target = arguments.output or arguments.path
+    target = output_of(arguments)
     with open_archive(arguments.path) as archive:
         before = archive.config()
         migration = plan(archive, packed=_is_gzip(arguments.path))
@@ -61,8 +61,15 @@ def run(arguments: Namespace) -> int:
 
 
 def _is_gzip(path: str) -> bool:
-    with open(path, "rb") as file:  # noqa: PTH123
-        return file.read(2) == b"\x1f\x8b"
+    if "://" in path:  # written anew in any case
+        return False
+    from nemo_archive.sources import open_source
+
+    source = open_source(path, mmap=False)
+    try:
+        return source.size > 2 and bytes(source.view(0, 2)) == b"\x1f\x8b"
+    finally:
+        source.close()
 
 
 def plan(archive: Archive, *, packed: bool) -> Migration:
