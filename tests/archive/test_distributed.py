@@ -155,6 +155,18 @@ def test_pieces_are_put_together_along_any_axis(folder, tmp_path, dtype):
         assert arrays[name].tobytes() == bits(tensor)
 
 
+def test_what_two_processes_saved_of_their_shards_is_put_together(golden, tmp_path):
+    folder = golden / "distributed_two_ranks"
+    assert {"__0_0.distcp", "__1_0.distcp"} <= {file.name for file in folder.iterdir()}
+    whole = torch.arange(35.0).reshape(5, 7)
+    with open_archive(pack(folder, tmp_path / "m.nemo")) as archive:
+        loaded, arrays = load_state_dict(archive), load_arrays(archive)
+    assert loaded["step"] == 3
+    for name in ("rows", "columns", "same"):
+        assert torch.equal(loaded[name], whole)
+        np.testing.assert_array_equal(arrays[name], whole.numpy())
+
+
 def test_nested_names_and_small_values_come_back_and_what_is_not_allowed_stays_bytes(folder, tmp_path):
     sibling = io.BytesIO(b"opaque")
     state = {

@@ -53,6 +53,8 @@ def choose_weights(archive: Archive) -> str:
     if shards:
         rule = f"the model is split into {len(shards)} shards, none of which is the whole: {', '.join(shards)}"
         raise ArchiveError(rule, path=archive.path)
+    if any(name.endswith("/.zarray") for name in archive.members):
+        raise ArchiveError(f"its weights ({folder}/) are a zarr checkpoint, which is not supported", path=archive.path)
     held = f"its checkpoints: {', '.join(found)}" if found else "it holds no checkpoint at all"
     raise ArchiveError(
         f"is not in the archive, nor are {SAFETENSORS} and {folder}/; {held}", path=archive.path, member=WEIGHTS
