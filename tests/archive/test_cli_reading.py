@@ -7,6 +7,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 import tarfile
 import tomllib
 from importlib import import_module
@@ -251,6 +252,16 @@ def test_extract_follows_no_link_below_the_folder(tmp_path, command):
     assert (into / "plain").read_bytes() == b"from the archive"
 
 
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "C:evil", "a\\evil"])
+def test_extract_refuses_an_archive_that_climbs_out_of_the_folder(name, make_tar, tmp_path, command):
+    path = make_tar({"model_config.yaml": b"a: 1\n", name: b"evil"})
+    for arguments in ((), ("model_config.yaml",), ("--force",)):
+        result = command("extract", path, *arguments, "--into", tmp_path / "deep" / "into")
+        assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
+        assert result.err.startswith(f"nemo-archive: {path}: ")
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_failing_extract_leaves_no_half_written_file(model, tmp_path, command, monkeypatch):
     real = os.fsync
 
@@ -335,6 +346,22 @@ def test_usage_errors_have_status_two(command, model):
         assert command(*arguments).status == 2
     assert command("--version").out.startswith("nemo-archive 3.")
     assert command("--help").out.count("\n  ") > len(SUMMARIES)
+
+
+def test_statistics_without_numpy_say_what_to_install(model, command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    monkeypatch.delitem(sys.modules, "nemo_archive.numpy", raising=False)
+    result = command("tensors", model, "--stats")
+    assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
+    assert result.err.endswith("pip install 'nemo-archive[numpy]'\n")
+
+
+def test_an_interrupt_ends_quietly(model, command, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nemo_archive.commands.ls.open_archive", interrupt)
+    assert command("ls", model) == (130, "", "")
 
 
 def test_the_installed_script_is_this_function(golden):

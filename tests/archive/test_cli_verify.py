@@ -231,3 +231,13 @@ def test_a_target_that_is_no_class_name_is_left_alone_below_the_top():
     assert [path for path, _, _ in unknown_targets({"target": "text", "sub": {"target": "evil.Model"}})] == [
         "target", "sub.target",
     ]  # fmt: skip
+
+
+def test_a_tensor_blown_up_by_its_strides_is_refused_before_it_takes_memory(tmp_path, command):
+    save_archive(tmp_path / "x.nemo", {"a": 1}, {"w": torch.ones(1).expand(3000, 3000), "v": torch.ones(1).expand(9)})
+    rule = "tensor 'w': 36000000 bytes made of 4 stored ones"
+    assert failed(command("verify", tmp_path / "x.nemo")) == [f"weights: FAILED: model_weights.ckpt: {rule}"]
+    save_archive(tmp_path / "y.nemo", {"a": 1}, {"w": torch.zeros(1).expand(3000, 3000)})
+    for arguments in (("diff", tmp_path / "x.nemo", tmp_path / "y.nemo"), ("tensors", tmp_path / "x.nemo", "--stats")):
+        result = command(*arguments)
+        assert (result.status, result.err) == (2, f"nemo-archive: {tmp_path / 'x.nemo'}: model_weights.ckpt: {rule}\n")
