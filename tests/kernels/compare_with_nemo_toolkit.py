@@ -1,7 +1,6 @@
 """Compares rnnt_loss with the numba loss of NVIDIA's nemo_toolkit, or stores that loss's values for the tests.
 
-Run it with a Python that has nemo_toolkit (2.5 s to import, a minute in all: its CPU loss is a Python loop per cell) and
-whose path finds this package:
+Run it with a Python that has nemo_toolkit, and whose path finds this package; half a minute, most of it imports:
 
     PYTHONPATH=packages/nemo-kernels/src /path/to/its/python tests/kernels/compare_with_nemo_toolkit.py
     ... compare_with_nemo_toolkit.py --store tests/golden/rnnt_losses/nemo_toolkit_numba.npz

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+
 from nemo_kernels.rnnt_loss import rnnt_loss
 from nemo_kernels.rnnt_loss import rows as rows_module
 from nemo_kernels.rnnt_loss.reference import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from nemo_kernels.lattice import skew, unskew
 from nemo_kernels.rnnt_loss import rnnt_loss, rnnt_loss_from_scores, rnnt_occupancies
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from nemo_kernels.rnnt_loss import rnnt_loss, rnnt_loss_fused
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "rnnt_losses"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from nemo_kernels.rnnt_loss import fused, loss, rnnt_loss, rnnt_loss_from_scores, rnnt_loss_fused, scores
 
 
@@ -72,7 +73,7 @@ def test_rnnt_loss_compiles_without_a_break(draw_batch, inplace):
 
 
 def test_rnnt_loss_from_scores_compiles_without_a_break(draw_batch):
-    logits, targets, *lengths = draw_batch(2, 6, 3, 9, dtype=torch.float32)
+    logits, _, *lengths = draw_batch(2, 6, 3, 9, dtype=torch.float32)
 
     def function(x):
         log_p = x.log_softmax(-1)
