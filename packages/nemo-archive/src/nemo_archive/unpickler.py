@@ -163,6 +163,7 @@ class _Machine:
     def __init__(self, data: bytes, allow: Mapping[str, Callable[..., Any]]) -> None:
         self.data, self.position = data, 0
         self.allowed = {**{name: _Allowed(build, from_caller=True) for name, build in allow.items()}, **_ALLOWED}
+        self.classes = tuple(build for name, build in allow.items() if isinstance(build, type) and name not in _ALLOWED)
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -265,8 +266,7 @@ class _Machine:
         target._metadata = state["_metadata"]  # type: ignore[attr-defined]
 
     def _is_from_caller(self, value: Any) -> bool:
-        classes = [one.build for one in self.allowed.values() if type(one) is _Allowed and one.from_caller]
-        return any(isinstance(value, one) for one in classes if isinstance(one, type))
+        return isinstance(value, self.classes)
 
     def fill_dict(self, items: list[Any]) -> None:
         target = self.stack[-1]
