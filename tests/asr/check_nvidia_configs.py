@@ -1,4 +1,4 @@
-"""NVIDIA's own CTC configs, with their values but for sizes and paths: does each build, and train one step?
+"""NVIDIA's own CTC and transducer configs, with their values but for sizes and paths: does each build and train a step?
 
     python tests/asr/check_nvidia_configs.py NeMo/examples/asr/conf [NAME ...]
 
@@ -26,6 +26,9 @@ SMALL = ["model.encoder.n_layers=2", "model.encoder.d_model=64", "model.encoder.
 SPE = ["model.tokenizer.dir={tokenizer}", "model.tokenizer.type=bpe"]
 LANGUAGES = [f"model.tokenizer.langs.{lang}.{key}" for lang in ("en", "es") for key in ("dir={tokenizer}", "type=bpe")]
 NOISE = "model.train_ds.augmentor.rir_noise_aug"
+JOINT = ["++model.model_defaults.pred_hidden=48", "++model.model_defaults.joint_hidden=48"]
+CONTEXTNET = ["++model.model_defaults.filters=32", "++model.model_defaults.enc_hidden=48", *JOINT]
+TRANSDUCER = [*SMALL, *JOINT]
 ROOM = [
     f"{NOISE}.prob=1.0",
     f"{NOISE}.rir_manifest_path={{noise}}",
@@ -61,6 +64,31 @@ CONFIGS = {
     "fastconformer/long_fastconformer/fast-conformer-long_ctc_bpe": SMALL + SPE,
     "fastconformer/cache_aware_streaming/fastconformer_ctc_bpe_streaming": SMALL + SPE,
     "fastconformer/cache_aware_streaming/fastconformer_ctc_char_streaming": SMALL,
+    "contextnet_rnnt/config_rnnt": CONTEXTNET,
+    "contextnet_rnnt/config_rnnt_bpe": CONTEXTNET + SPE,
+    "contextnet_rnnt/contextnet_rnnt": CONTEXTNET + SPE,
+    "contextnet_rnnt/contextnet_rnnt_char": CONTEXTNET,
+    "contextnet_rnnt/contextnet_rnnt_multilang": CONTEXTNET + LANGUAGES,
+    "conformer/conformer_transducer_bpe": TRANSDUCER + SPE,
+    "conformer/conformer_transducer_char": TRANSDUCER,
+    "conformer/cache_aware_streaming/conformer_transducer_bpe_streaming": TRANSDUCER + SPE,
+    "conformer/hat/conformer_hat_bpe": TRANSDUCER + SPE,
+    "conformer/hat/conformer_hat_char": TRANSDUCER,
+    "conformer/hybrid_transducer_ctc/conformer_hybrid_transducer_ctc_bpe": TRANSDUCER + SPE,
+    "conformer/hybrid_transducer_ctc/conformer_hybrid_transducer_ctc_char": TRANSDUCER,
+    "conformer/multiblank/conformer_multiblank_transducer_bpe": TRANSDUCER + SPE,
+    "conformer/multilang/conformer_transducer_bpe_multilang": TRANSDUCER + LANGUAGES,
+    "conformer/tdt/conformer_tdt_bpe": TRANSDUCER + SPE,
+    "conformer/tdt/conformer_tdt_bpe_stateless": TRANSDUCER + SPE,
+    "fastconformer/fast-conformer_transducer_bpe": TRANSDUCER + SPE,
+    "fastconformer/cache_aware_streaming/fastconformer_transducer_bpe_streaming": TRANSDUCER + SPE,
+    "fastconformer/cache_aware_streaming/fastconformer_transducer_char_streaming": TRANSDUCER,
+    "fastconformer/hybrid_cache_aware_streaming/fastconformer_hybrid_transducer_ctc_bpe_streaming": TRANSDUCER + SPE,
+    "fastconformer/hybrid_cache_aware_streaming/fastconformer_hybrid_transducer_ctc_char_streaming": TRANSDUCER,
+    "fastconformer/hybrid_transducer_ctc/fastconformer_hybrid_tdt_ctc_bpe": TRANSDUCER + SPE,
+    "fastconformer/hybrid_transducer_ctc/fastconformer_hybrid_transducer_ctc_bpe": TRANSDUCER + SPE,
+    "fastconformer/hybrid_transducer_ctc/fastconformer_hybrid_transducer_ctc_char": TRANSDUCER,
+    "fastconformer/long_fastconformer/fast-conformer-long_transducer_bpe": TRANSDUCER + SPE,
 }
 EVERY = [
     "model.train_ds.manifest_filepath={manifest}",

@@ -58,9 +58,9 @@ def test_several_files_print_their_names_and_texts(clips, capsys):
 def test_overrides_alone_are_enough(clips, tmp_path, capsys):
     output = tmp_path / "new" / "out.json"
     overrides = [f"model_path={MODEL}", f"audio_dir={clips}", f"output_filename={output}", "batch_size=2", "cuda=-1"]
-    assert transcribe.main([*overrides, "amp=false", "rnnt_decoding.strategy=greedy", "random_seed=3"]) == 0
+    assert transcribe.main([*overrides, "amp=false", "multitask_decoding.strategy=greedy", "random_seed=3"]) == 0
     assert [line["pred_text"] for line in read_lines(output)] == META["transcribe"]
-    assert "without effect here: rnnt_decoding.strategy=greedy random_seed=3" in capsys.readouterr().err
+    assert "without effect here: multitask_decoding.strategy=greedy random_seed=3" in capsys.readouterr().err
 
 
 def test_a_manifest_keeps_its_lines_and_gains_texts_and_times(clips, tmp_path, capsys):

@@ -10,16 +10,20 @@ if TYPE_CHECKING:
     import torch
 
     from nemo_archive import Artifact
-    from nemo_asr.networks import CtcNetwork
+    from nemo_asr.networks import RecognizerNetwork
 
 NETWORKS = {
     "nemo_asr.models.EncDecCTCModel": "CtcNetwork",
     "nemo_asr.models.EncDecCTCModelBPE": "CtcNetwork",
+    "nemo_asr.models.EncDecHybridRNNTCTCBPEModel": "HybridNetwork",
+    "nemo_asr.models.EncDecHybridRNNTCTCModel": "HybridNetwork",
+    "nemo_asr.models.EncDecRNNTBPEModel": "TransducerNetwork",
+    "nemo_asr.models.EncDecRNNTModel": "TransducerNetwork",
 }
 """The network inside each trainable model."""
 
 
-def _network_class(target: object, path: str | PathLike[str]) -> type[CtcNetwork]:
+def _network_class(target: object, path: str | PathLike[str]) -> type[RecognizerNetwork]:
     """The network class for a file's `target`, in our spelling or NVIDIA's."""
     from nemo_asr import networks
     from nemo_asr.targets import TARGETS
@@ -32,7 +36,9 @@ def _network_class(target: object, path: str | PathLike[str]) -> type[CtcNetwork
     raise ConfigError("target", target, f"is not among the models that can be loaded ({known}); the file is {path}")
 
 
-def load_model(path: str | PathLike[str], *, device: str | torch.device = "cpu", mmap: bool = True) -> CtcNetwork:
+def load_model(
+    path: str | PathLike[str], *, device: str | torch.device = "cpu", mmap: bool = True
+) -> RecognizerNetwork:
     """The network of a `.nemo` file, in eval mode.
 
     Args:
@@ -48,9 +54,10 @@ def load_model(path: str | PathLike[str], *, device: str | torch.device = "cpu",
     """
     from nemo_archive import open_archive
     from nemo_archive.torch import build_and_load, load_state_dict
+    from nemo_config import file_config
 
     with open_archive(path, mmap=mmap) as archive:
-        config = archive.config()
+        config = file_config(archive.config(), path)
         network_class = _network_class(config.get("target"), path)
         artifacts = archive.artifacts()
         state_dict = load_state_dict(archive, mmap=mmap)

@@ -9,7 +9,11 @@ MODULES: dict[str, tuple[str, ...]] = {
         "ConformerEncoder": "conformer_encoder",
         "ConvASRDecoder": "conv_asr",
         "ConvASREncoder": "conv_asr",
+        "HATJoint": "hybrid_autoregressive_transducer",
+        "RNNTDecoder": "rnnt",
+        "RNNTJoint": "rnnt",
         "SpectrogramAugmentation": "audio_preprocessing",
+        "StatelessTransducerDecoder": "rnnt",
     }.items()
 }
 
@@ -21,6 +25,10 @@ MODELS: dict[str, tuple[str, ...]] = {
         "ASRModel": "asr_model",
         "EncDecCTCModel": "ctc_models",
         "EncDecCTCModelBPE": "ctc_bpe_models",
+        "EncDecHybridRNNTCTCBPEModel": "hybrid_rnnt_ctc_bpe_models",
+        "EncDecHybridRNNTCTCModel": "hybrid_rnnt_ctc_models",
+        "EncDecRNNTBPEModel": "rnnt_bpe_models",
+        "EncDecRNNTModel": "rnnt_models",
     }.items()
 }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from nemo_asr.decoding.ctc_config import CtcDecodingConfig
+from nemo_asr.decoding.transducer_config import TransducerDecodingConfig
 
 
 @dataclass
@@ -14,7 +15,7 @@ class TranscriptionConfig:
 
     IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset(
         "audio_key eval_config_yaml presort_manifest random_seed return_hypotheses compute_langs compute_dtype "
-        "matmul_precision rnnt_decoding multitask_decoding prompt decoder_type att_context_size model_change "
+        "matmul_precision multitask_decoding prompt att_context_size model_change "
         "clean_groundtruth_text langid return_transcriptions gt_lang_attr_name extract_nbest warmup_steps run_steps "
         "allow_partial_transcribe".split()
     )
@@ -34,6 +35,8 @@ class TranscriptionConfig:
     num_workers: int = 0
     timestamps: bool | None = None
     ctc_decoding: CtcDecodingConfig = field(default_factory=CtcDecodingConfig)
+    rnnt_decoding: TransducerDecodingConfig = field(default_factory=TransducerDecodingConfig)
+    decoder_type: str | None = None
     device: str | None = None
     cuda: int | None = None
     allow_mps: bool = False

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nemo_asr.commands.options import TranscriptionConfig
 from nemo_asr.decoding.ctc_config import CtcDecodingConfig
+from nemo_asr.decoding.transducer_config import TransducerDecodingConfig
 
 if TYPE_CHECKING:
     from nemo_asr.data.audio import ChannelSelector
     from nemo_asr.data.manifest import ManifestEntry
-    from nemo_asr.networks import CtcNetwork
+    from nemo_asr.networks import RecognizerNetwork
 
 TIMESTAMP_KINDS = ("char", "word", "segment")
 AMP_DTYPES = ("float16", "bfloat16")
@@ -116,7 +117,7 @@ def transcribe_all(config: TranscriptionConfig) -> Transcripts:
     return Transcripts(records, key, sum(_duration_s(source) for source in sources), seconds)
 
 
-def load_network(config: TranscriptionConfig) -> CtcNetwork:
+def load_network(config: TranscriptionConfig) -> RecognizerNetwork:
     """The network that the config names, on its device."""
     from nemo_asr import load_model
     from nemo_config import ConfigError
@@ -128,9 +129,30 @@ def load_network(config: TranscriptionConfig) -> CtcNetwork:
     else:
         raise ConfigError("model_path", None, "names no model: give a .nemo file")
     network = load_model(path, device=_device(config))
-    if config.ctc_decoding != CtcDecodingConfig():
-        network.set_decoding(asdict(config.ctc_decoding), strict=True)
+    _set_decoding(network, config)
     return network
+
+
+def _set_decoding(network: RecognizerNetwork, config: TranscriptionConfig) -> None:
+    """Gives the network the decoder and the decoding options that the config names."""
+    from nemo_asr.networks import HybridNetwork, TransducerNetwork
+    from nemo_config import ConfigError
+
+    transducer, ctc = asdict(config.rnnt_decoding), asdict(config.ctc_decoding)
+    if config.ctc_decoding == CtcDecodingConfig():
+        ctc = {}
+    if config.rnnt_decoding == TransducerDecodingConfig():
+        transducer = {}
+    if isinstance(network, HybridNetwork):
+        if config.decoder_type:
+            network.use_decoder(config.decoder_type)
+        if ctc:
+            network.set_ctc_decoding(ctc, strict=True)
+    elif config.decoder_type:
+        raise ConfigError("decoder_type", config.decoder_type, f"is for hybrid models, not a {type(network).__name__}")
+    own = transducer if isinstance(network, TransducerNetwork) else ctc
+    if own:
+        network.set_decoding(own, strict=True)
 
 
 def _pretrained_file(name: str) -> Path:
@@ -198,7 +220,9 @@ def _records(entries: Sequence[ManifestEntry], output_folder: Path) -> list[dict
     return records
 
 
-def _transcribe(network: CtcNetwork, sources: Sequence[str | ManifestEntry], config: TranscriptionConfig) -> list[Any]:
+def _transcribe(
+    network: RecognizerNetwork, sources: Sequence[str | ManifestEntry], config: TranscriptionConfig
+) -> list[Any]:
     """Texts or hypotheses, which all answer to `.text`."""
     import torch
 

@@ -6,7 +6,6 @@ B batch, T frames, V vocabulary with blank, the last class.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,12 @@ from torch import Tensor
 
 from nemo_asr.decoding.ctc_config import BEAM_STRATEGIES, GREEDY_STRATEGIES, CtcDecodingConfig
 from nemo_asr.decoding.hypothesis import Hypothesis
+from nemo_asr.decoding.spelling import Spelling
 from nemo_asr.decoding.timestamps import (
     TIMESTAMP_TYPES,
     FrameClock,
     TimestampOptions,
     ctc_timestamps,
-    punctuation_of,
 )
 
 if TYPE_CHECKING:
@@ -92,9 +91,7 @@ class CtcGreedyDecoder:
         self.tokenizer = tokenizer
         self.blank = tokenizer.vocab_size
         self.config = read_section(CtcDecodingConfig, section or {}, path, strict=strict)
-        self.punctuation = punctuation_of(tokenizer.vocabulary)
-        marks = "|".join(re.escape(mark) for mark in sorted(self.punctuation))
-        self._space_before_mark = re.compile(rf"\s({marks})") if marks else None
+        self.spelling = Spelling(tokenizer)
         self.options = TimestampOptions(
             word_separator=self.config.word_seperator,
             segment_separators=tuple(self.config.segment_seperators or ()),
@@ -162,12 +159,7 @@ class CtcGreedyDecoder:
     def texts(self, predictions: Tensor, predictions_len: Tensor) -> list[str]:
         """Only the texts of log-probabilities (B, T, V) or best classes (B, T)."""
         self._check_strategy()
-        return [self.text(ids) for ids in greedy_path(predictions, predictions_len, self.blank).tokens()]
-
-    def text(self, tokens: list[int]) -> str:
-        """Text of collapsed ids; the space that some vocabularies put before a punctuation mark is dropped."""
-        text = self.tokenizer.decode(tokens)
-        return self._space_before_mark.sub(r"\1", text) if self._space_before_mark else text
+        return [self.spelling.text(ids) for ids in greedy_path(predictions, predictions_len, self.blank).tokens()]
 
     def _hypotheses(self, path: GreedyPath, predictions_len: Tensor) -> list[Hypothesis]:
         if path.scores is None:
@@ -176,7 +168,7 @@ class CtcGreedyDecoder:
             scores = torch.where(path.spoken, path.scores, 0.0).sum(dim=1).tolist()
         labels, lengths = path.labels.cpu(), predictions_len.tolist()
         return [
-            Hypothesis(score, row[:length].clone(), self.text(tokens), length=length, tokens=tokens)
+            Hypothesis(score, row[:length].clone(), self.spelling.text(tokens), length=length, tokens=tokens)
             for score, row, length, tokens in zip(scores, labels, lengths, path.tokens(), strict=True)
         ]
 
@@ -185,7 +177,7 @@ class CtcGreedyDecoder:
         onsets, spoken = _split_rows(frames, path.onsets), _split_rows(frames, path.spoken)
         for hypothesis, onset, frame in zip(hypotheses, onsets, spoken, strict=True):
             hypothesis.timestamp = ctc_timestamps(
-                hypothesis.tokens, onset, frame, self.tokenizer, self.punctuation, self.options, clock
+                hypothesis.tokens, onset, frame, self.tokenizer, self.spelling.punctuation, self.options, clock
             )
 
     def _add_log_probs(self, hypotheses: list[Hypothesis], log_probs: Tensor, keep: bool) -> None:

@@ -15,30 +15,34 @@ class Hypothesis:
     Attributes:
         score: log-probability; of CTC greedy search the sum over the frames that are not blank, and -1.0
             where only labels were given.
-        y_sequence: the best class of each frame (T,); where the caller asked for hypotheses, the
-            log-probabilities (T, V) on the CPU, as NVIDIA's `transcribe` gives them.
+        y_sequence: of CTC the best class of each frame (T,), or, where the caller asked for hypotheses, the
+            log-probabilities (T, V) on the CPU, as NVIDIA's `transcribe` gives them; of transducers the tokens (U,).
         text: what was said.
-        timestamp: empty, or `timestep` (every frame that is not blank) and, as asked for, lists `char`, `word`
-            and `segment` of entries with `start_offset` and `end_offset` in frames, `start` and `end` in seconds.
-        alignments: log-probabilities (T, V), or the pair of them and the best classes (T,) where the config says
-            `preserve_alignments`.
+        timestamp: empty, or of transducers the frame of each token; where asked for, `timestep` (every frame that is
+            not blank) and lists `char`, `word` and `segment` of entries with `start_offset` and `end_offset` in
+            frames, `start` and `end` in seconds.
+        alignments: where the config says `preserve_alignments`: of CTC the pair of log-probabilities (T, V) and best
+            classes (T,), of transducers for each frame the pairs of scores (V,) and label of its steps; of CTC the
+            log-probabilities (T, V) alone where the caller asked for hypotheses.
         frame_confidence: probability that a frame is right, per frame.
         token_confidence: the same per token.
         word_confidence: the same per word.
         length: frames of the encoder.
         tokens: token ids, repeats and blanks removed.
+        token_duration: frames that each token leads on, in models that predict it (TDT).
     """
 
     score: float
     y_sequence: Tensor
     text: str = ""
     timestamp: dict[str, list[Any]] | list[int] = field(default_factory=list)
-    alignments: Tensor | tuple[Tensor, Tensor] | None = None
+    alignments: Tensor | tuple[Tensor, Tensor] | list[list[tuple[Tensor, Tensor]]] | None = None
     frame_confidence: list[float] | None = None
     token_confidence: list[float] | None = None
     word_confidence: list[float] | None = None
     length: int = 0
     tokens: list[int] = field(default_factory=list)
+    token_duration: list[int] | None = None
 
 
 class TranscribedText(str):

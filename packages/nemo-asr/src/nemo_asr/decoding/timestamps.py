@@ -1,7 +1,7 @@
-"""When each token, word and segment was said, read off a CTC path the way NVIDIA's `transcribe(timestamps=True)` does.
+"""When each token, word and segment was said, read off a path the way NVIDIA's `transcribe(timestamps=True)` does.
 
-The convention, which files and scripts rely on: a token *ends* at the frame where it first appears and *starts* where
-the token before it did; the first one starts one frame before the first frame that is not blank. Seconds are
+The convention of CTC, which files and scripts rely on: a token *ends* at the frame where it first appears and *starts*
+where the token before it did; the first one starts one frame before the first frame that is not blank. Seconds are
 frame x window stride x subsampling factor, multiplied in this order.
 """
 
@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -93,13 +94,58 @@ def ctc_timestamps(
         clock: adds `start` and `end` in seconds.
     """
     chars = _token_spans(tokens, onsets, spoken_frames, tokenizer, punctuation)
+    return {"timestep": list(spoken_frames), **_entries(chars, tokenizer, punctuation, options, clock)}
+
+
+def transducer_timestamps(
+    tokens: Sequence[int],
+    frames: Sequence[int],
+    durations: Sequence[int],
+    tokenizer: Tokenizer,
+    punctuation: frozenset[str],
+    options: TimestampOptions,
+    clock: FrameClock | None,
+) -> dict[str, list[Any]]:
+    """The `timestamp` of a transducer's hypothesis; its `char` entries hold lists of one token, as NVIDIA's do.
+
+    A token starts at its frame and ends one frame, or its duration, later.  A punctuation mark of a model with
+    durations stands where the token before it ends.
+
+    Args:
+        tokens: their ids.
+        frames: the frame of each.
+        durations: frames that each leads on (TDT), or empty.
+        tokenizer, punctuation, options, clock: as in `ctc_timestamps`.
+    """
+    lasting = durations or [1] * len(tokens)
+    chars = [
+        Span(tokenizer.decode([token]), frame, frame + duration, token, piece)
+        for token, frame, duration, piece in zip(tokens, frames, lasting, tokenizer.tokens(tokens), strict=True)
+    ]
+    if durations:
+        for before, span in pairwise(chars):
+            if span.text in punctuation:
+                span.start = span.end = before.end
+    entries = _entries(chars, tokenizer, punctuation, options, clock)
+    for entry in entries.get("char", []):
+        entry["char"] = [entry["char"]]
+    return {"timestep": list(frames), **entries}
+
+
+def _entries(
+    chars: Sequence[Span],
+    tokenizer: Tokenizer,
+    punctuation: frozenset[str],
+    options: TimestampOptions,
+    clock: FrameClock | None,
+) -> dict[str, list[dict[str, Any]]]:
     words = _join_words(chars, tokenizer, options.word_separator, punctuation)
     segments = _join_segments(words, options.segment_separators, options.segment_gap)
-    result: dict[str, list[Any]] = {"timestep": list(spoken_frames)}
-    for kind, spans in (("char", chars), ("word", words), ("segment", segments)):
-        if options.kind in (kind, "all"):
-            result[kind] = [span.entry(kind, clock) for span in spans]
-    return result
+    return {
+        kind: [span.entry(kind, clock) for span in spans]
+        for kind, spans in (("char", chars), ("word", words), ("segment", segments))
+        if options.kind in (kind, "all")
+    }
 
 
 def _token_spans(

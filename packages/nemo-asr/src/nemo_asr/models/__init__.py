@@ -10,5 +10,15 @@ except ModuleNotFoundError as error:
 
 from nemo_asr.models.asr_model import ASRModel
 from nemo_asr.models.ctc import EncDecCTCModel, EncDecCTCModelBPE
+from nemo_asr.models.hybrid import EncDecHybridRNNTCTCBPEModel, EncDecHybridRNNTCTCModel
+from nemo_asr.models.rnnt import EncDecRNNTBPEModel, EncDecRNNTModel
 
-__all__ = ["ASRModel", "EncDecCTCModel", "EncDecCTCModelBPE"]
+__all__ = [
+    "ASRModel",
+    "EncDecCTCModel",
+    "EncDecCTCModelBPE",
+    "EncDecHybridRNNTCTCBPEModel",
+    "EncDecHybridRNNTCTCModel",
+    "EncDecRNNTBPEModel",
+    "EncDecRNNTModel",
+]

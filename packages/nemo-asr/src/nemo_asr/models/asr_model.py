@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from nemo_asr.modules import ConformerEncoder
 from nemo_asr.text.tokenizer import Tokenizer
 from nemo_expmgr import NemoModel
 
@@ -22,6 +24,7 @@ Batch = tuple[Tensor, ...]
 class ASRModel(NemoModel):
     """Base of the trainable recognisers; `ASRModel.restore_from(path)` gives the class that the file names."""
 
+    encoder: nn.Module
     tokenizer: Tokenizer
     sample_rate: int
 
@@ -37,6 +40,21 @@ class ASRModel(NemoModel):
             training=training,
             strict=self.strict_config,
         )
+
+    def change_attention_model(
+        self, self_attention_model: str | None = None, att_context_size: Sequence[int] | None = None
+    ) -> None:
+        """Replaces the encoder's attention, keeping its weights; the config follows, so that it is saved as it is.
+
+        Args:
+            self_attention_model: rel_pos, abs_pos or rel_pos_local_attn (for long audio); the same one where None.
+            att_context_size: [left, right] frames that it sees; the same where None.
+        """
+        if not isinstance(self.encoder, ConformerEncoder):
+            raise TypeError(f"change_attention_model: {type(self.encoder).__name__} has no attention")
+        changed = self.encoder.change_attention_model(self_attention_model, att_context_size)
+        config = self.plain_cfg()
+        self.cfg = {**config, "encoder": {**config["encoder"], **changed}}
 
     def logs_step(self, batch_idx: int) -> bool:
         """Whether the trainer logs after this batch; without a trainer always."""

@@ -15,15 +15,12 @@ from nemo_asr.losses.ctc import CTCLoss
 from nemo_asr.metrics.wer import WER
 from nemo_asr.models.asr_model import ASRModel, Batch
 from nemo_asr.models.inter_ctc import InterCtc
-from nemo_asr.modules import ConformerEncoder
+from nemo_asr.models.vocabulary import derived_vocabulary, require_tokenizer, take_tokenizer
 from nemo_asr.networks.ctc import CtcNetwork, build_ctc_decoder, build_ctc_parts
 from nemo_asr.networks.recognizer import section_of
-from nemo_asr.text.aggregate import AggregateTokenizer
-from nemo_asr.text.build import build_tokenizer
 from nemo_asr.text.char import CharTokenizer
 from nemo_asr.text.tokenizer import Tokenizer
 from nemo_config import plain
-from nemo_expmgr.artifact_store import ArtifactStore
 
 logger = logging.getLogger(__name__)
 
@@ -55,34 +52,15 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
         log_prediction = config.get("log_prediction", False)
         return WER(self.decoding, use_cer=config.get("use_cer", False), log_prediction=log_prediction)
 
-    def change_attention_model(
-        self, self_attention_model: str | None = None, att_context_size: Sequence[int] | None = None
-    ) -> None:
-        """Replaces the encoder's attention, keeping its weights; the config follows, so that it is saved as it is.
-
-        Args:
-            self_attention_model: rel_pos, abs_pos or rel_pos_local_attn (for long audio); the same one where None.
-            att_context_size: [left, right] frames that it sees; the same where None.
-        """
-        if not isinstance(self.encoder, ConformerEncoder):
-            raise TypeError(f"change_attention_model: {type(self.encoder).__name__} has no attention")
-        changed = self.encoder.change_attention_model(self_attention_model, att_context_size)
-        config = self.plain_cfg()
-        self.cfg = {**config, "encoder": {**config["encoder"], **changed}}
-
     def derived_config(self) -> dict[str, Any]:
         """What a saved config must say of vocabulary and sizes, for NVIDIA's toolkit to restore it."""
         vocabulary = list(self.tokenizer.vocabulary)
-        derived: dict[str, Any] = {
+        return {
             "decoder.feat_in": self.decoder._feat_in,
             "decoder.num_classes": len(vocabulary),
             "decoder.vocabulary": vocabulary,
+            **derived_vocabulary(self),
         }
-        if not self.cfg.get("tokenizer"):
-            return {**derived, "labels": vocabulary}
-        if isinstance(self.tokenizer, AggregateTokenizer):  # which older files call multilingual
-            return {**derived, "tokenizer.type": "agg"}
-        return derived
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch (signal (B, L), signal_len (B,), transcript (B, U), transcript_len (B,))."""
@@ -160,8 +138,7 @@ class EncDecCTCModelBPE(EncDecCTCModel):
     """A CTC model on SentencePiece tokens: the name that files and scripts use."""
 
     def __init__(self, cfg: DictConfig | Mapping[str, Any], trainer: Trainer | None = None) -> None:
-        if not cfg.get("tokenizer"):
-            raise ValueError("model.tokenizer: is missing, and EncDecCTCModelBPE needs one; see nemo-asr tokenizer")
+        require_tokenizer(cfg, "EncDecCTCModelBPE")
         super().__init__(cfg, trainer)
 
     def change_vocabulary(  # type: ignore[override]
@@ -177,10 +154,5 @@ class EncDecCTCModelBPE(EncDecCTCModel):
             new_tokenizer_type: `bpe`, for a folder.
             decoding_cfg: another `decoding` section; None keeps the present one.
         """
-        if isinstance(new_tokenizer_dir, Mapping):
-            section = plain(new_tokenizer_dir)
-        else:
-            section = {"dir": str(new_tokenizer_dir), "type": new_tokenizer_type}
-        build_tokenizer(section, ArtifactStore().fetch)  # if this fails, the model is still what it was
-        self.forget_artifacts("tokenizer")
-        self._replace_tokenizer(build_tokenizer(section, self.artifact), {"tokenizer": section}, decoding_cfg)
+        tokenizer, section = take_tokenizer(self, new_tokenizer_dir, new_tokenizer_type)
+        self._replace_tokenizer(tokenizer, {"tokenizer": section}, decoding_cfg)

@@ -23,7 +23,11 @@ def model_class_for(config: Mapping[str, Any]) -> type[ASRModel]:
         if not (isinstance(found, type) and issubclass(found, models.ASRModel)):
             raise ConfigError("model.target", config["target"], "is no speech recognition model")
         return found
-    for section in ("joint", "aux_ctc", "transf_decoder"):
-        if section in config:
-            raise ConfigError(f"model.{section}", "", "is of a model family that this version does not have")
-    return models.EncDecCTCModelBPE if config.get("tokenizer") is not None else models.EncDecCTCModel
+    if "transf_decoder" in config:
+        raise ConfigError("model.transf_decoder", "", "is of a model family that this version does not have")
+    has_tokenizer = config.get("tokenizer") is not None
+    if "aux_ctc" in config:
+        return models.EncDecHybridRNNTCTCBPEModel if has_tokenizer else models.EncDecHybridRNNTCTCModel
+    if "joint" in config:
+        return models.EncDecRNNTBPEModel if has_tokenizer else models.EncDecRNNTModel
+    return models.EncDecCTCModelBPE if has_tokenizer else models.EncDecCTCModel

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from nemo_asr.modules.conformer import ConformerEncoder
     from nemo_asr.modules.features import AudioToMelSpectrogramPreprocessor
     from nemo_asr.modules.jasper import ConvASRDecoder, ConvASREncoder
+    from nemo_asr.modules.joint import HATJoint, RNNTJoint
+    from nemo_asr.modules.prediction import RNNTDecoder, StatelessTransducerDecoder
     from nemo_asr.modules.spec_augment import SpectrogramAugmentation
 
 __all__ = [
@@ -16,7 +18,11 @@ __all__ = [
     "ConformerEncoder",
     "ConvASRDecoder",
     "ConvASREncoder",
+    "HATJoint",
+    "RNNTDecoder",
+    "RNNTJoint",
     "SpectrogramAugmentation",
+    "StatelessTransducerDecoder",
 ]
 
 _HOMES = {
@@ -24,7 +30,11 @@ _HOMES = {
     "ConformerEncoder": "nemo_asr.modules.conformer",
     "ConvASRDecoder": "nemo_asr.modules.jasper",
     "ConvASREncoder": "nemo_asr.modules.jasper",
+    "HATJoint": "nemo_asr.modules.joint",
+    "RNNTDecoder": "nemo_asr.modules.prediction",
+    "RNNTJoint": "nemo_asr.modules.joint",
     "SpectrogramAugmentation": "nemo_asr.modules.spec_augment",
+    "StatelessTransducerDecoder": "nemo_asr.modules.prediction",
 }
 
 

@@ -67,11 +67,10 @@ class PredictionNetwork(NeuralModule):
         rows = index.nonzero().squeeze(1) if index.dtype == torch.bool else index
         return [part.index_select(self.state_batch_dim, rows) for part in state]
 
-    def merge_states(self, mask: Tensor, chosen: State, other: State) -> State:
-        """`chosen` where mask (B,) is true, `other` elsewhere."""
-        shape = [1, -1, 1] if self.state_batch_dim == 1 else [-1, 1]
-        wide = mask.view(shape)
-        return [torch.where(wide, new.to(old.dtype), old) for new, old in zip(chosen, other, strict=True)]
+    def replace_states(self, state: State, rows: Tensor, chosen: State) -> State:
+        """The states, with those of the utterances `rows` (N,) replaced by the N of `chosen`."""
+        dim = self.state_batch_dim
+        return [old.index_copy(dim, rows, new.to(old.dtype)) for old, new in zip(state, chosen, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -164,6 +164,21 @@ class RecognizerNetwork(nn.Module):
         encoded, encoded_len = self.encoder(audio_signal=features, length=features_len)[:2]
         return encoded, encoded_len
 
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], fetch: ArtifactFetch, *, strict: bool) -> RecognizerNetwork:
+        """The network of a `model` section; arguments as `build_recognizer_parts`."""
+        raise NotImplementedError(f"{cls.__name__} has no from_config")
+
+    def set_decoding(self, section: Mapping[str, Any], *, strict: bool) -> None:
+        """Takes a `decoding` section: from now on encoder outputs are turned into text by it."""
+        raise NotImplementedError(f"{type(self).__name__} has no set_decoding")
+
+    def decode(
+        self, encoded: Tensor, encoded_len: Tensor, *, timestamps: bool | None, keep_log_probs: bool
+    ) -> list[Hypothesis]:
+        """Hypotheses of encoder outputs (B, D, T) with their lengths (B,)."""
+        raise NotImplementedError(f"{type(self).__name__} has no decode")
+
     def transcribe(self, audio: Any, batch_size: int = 4, **options: Any) -> list[str] | list[Hypothesis]:
         """Text, or hypotheses, of audio; see `nemo_asr.transcription.transcribe`."""
-        return transcribe(self, audio, batch_size=batch_size, **options)  # type: ignore[arg-type]
+        return transcribe(self, audio, batch_size=batch_size, **options)
