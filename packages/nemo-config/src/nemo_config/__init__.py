@@ -5,6 +5,7 @@ imported when first needed.
 """
 
 from nemo_config.errors import ConfigError
+from nemo_config.file_config import file_config
 from nemo_config.hydra_runner import hydra_runner
 from nemo_config.instantiate import instantiate
 from nemo_config.plain import plain
@@ -16,6 +17,7 @@ from nemo_config.targets import nvidia_name, register_targets, resolve_target
 __all__ = [
     "ConfigError",
     "check_keys",
+    "file_config",
     "hydra_runner",
     "instantiate",
     "nvidia_name",

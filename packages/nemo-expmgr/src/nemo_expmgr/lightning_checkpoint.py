@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from nemo_archive import Artifact
-from nemo_config import ConfigError, plain
+from nemo_config import ConfigError, file_config, plain
 from nemo_expmgr.artifact_store import ArtifactStore
 from nemo_expmgr.nemo_file import choose_class, device_for, naming_file
 from nemo_expmgr.restore_context import restoring
@@ -123,7 +123,16 @@ def _config_of(
         from omegaconf import OmegaConf
 
         hyper_parameters = OmegaConf.load(hparams_file)
+    if given is None and hparams_file is None and hyper_parameters.get("cfg") is not None:
+        return file_config(_unresolved(hyper_parameters["cfg"]), path)
     config = given if given is not None else hyper_parameters.get("cfg")
     if config is None:
         raise ConfigError("hyper_parameters.cfg", None, f"is missing in {path}: pass cfg=")
     return plain(config)
+
+
+def _unresolved(config: Any) -> Any:
+    """The config as it stands in the file; older ones hold it as OmegaConf containers."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config

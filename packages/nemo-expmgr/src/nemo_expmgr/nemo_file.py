@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from nemo_archive import open_archive
-from nemo_config import ConfigError, nvidia_name, plain, resolve_target, saved_config
+from nemo_config import ConfigError, file_config, nvidia_name, plain, resolve_target, saved_config
 from nemo_expmgr.artifact_store import ArtifactStore
 from nemo_expmgr.restore_context import restoring
 
@@ -64,7 +64,7 @@ def _write(model: NemoModel, path: Path) -> None:
 def read_config(path: str | Path, override: str | Path | Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The model's config in a .nemo file, or the one that overrides it, with the file's target where it names none."""
     with open_archive(Path(path).expanduser()) as archive:
-        return _effective_config(archive.config(), override)
+        return _effective_config(file_config(archive.config(), path), override)
 
 
 def _effective_config(in_file: dict[str, Any], override: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def restore_model(
 
     path = Path(path).expanduser()
     with open_archive(path, mmap=mmap) as archive:
-        in_file = archive.config()
+        in_file = file_config(archive.config(), path)
         config = _effective_config(in_file, override)
         chosen = choose_class(cls, config.get("target"), path)
         artifacts = archive.artifacts()
