@@ -37,6 +37,7 @@ def test_a_build_spills_nothing_and_fits_its_gpu(build, reports):
 
 
 def test_the_names_of_the_builds_are_distinct():
+    assert BUILDS
     names = [id_of(build) for build in BUILDS]
     assert len(set(names)) == len(names)
 
