@@ -42,9 +42,11 @@ def choose_weights(archive: Archive) -> str:
     Raises:
         ArchiveError: if there is none, or several with equal right; it lists what is there.
     """
+    if WEIGHTS in archive.members:
+        return WEIGHTS
     found = find_checkpoints(archive)
     folder = WEIGHTS.removesuffix(".ckpt")
-    for name in (WEIGHTS, SAFETENSORS, folder):
+    for name in (SAFETENSORS, folder):
         if name in found:
             return name
     shards = [name for name in found if _SHARD.fullmatch(name)]
