@@ -20,7 +20,7 @@ def operations(draw_batch):
     seed = torch.tensor(5)
     stored = [x.detach() for x in loss.losses_and_occupancies(logits, targets, *lengths, *rules)]
     plain = [x.detach() for x in joint]
-    stored_joint = fused.joint_losses(*plain, targets, *lengths, seed, *rules, "tanh", 0.2, 8)
+    stored_joint = fused.joint_losses(*plain, targets, *lengths, seed, *rules, "tanh", 0.2, 8, True)
     return {
         "loss": (loss.losses_and_occupancies, (logits, targets, *lengths, *rules)),
         "gradient": (
@@ -28,10 +28,10 @@ def operations(draw_batch):
             (torch.ones(2), logits.detach(), *stored[1:], targets, *lengths, *rules),
         ),
         "lattice": (scores.lattice_losses, (*planes, *lengths, 0.1)),
-        "fused": (fused.joint_losses, (*joint, targets, *lengths, seed, *rules, "tanh", 0.2, 8)),
+        "fused": (fused.joint_losses, (*joint, targets, *lengths, seed, *rules, "tanh", 0.2, 8, True)),
         "fused without bias": (
             fused.joint_losses,
-            (*joint[:3], None, targets, *lengths, seed, *rules, "relu", 0.0, None),
+            (*joint[:3], None, targets, *lengths, seed, *rules, "relu", 0.0, None, True),
         ),
         "fused gradients": (
             fused.joint_gradients,

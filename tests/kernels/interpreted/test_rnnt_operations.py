@@ -66,6 +66,17 @@ def test_rnnt_loss_fused_without_bias_and_with_the_gradients_rules(both):
     torch.testing.assert_close(kernels, plain, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("dtype", "with_bias"), [(torch.float16, True), (torch.bfloat16, False)])
+def test_rnnt_loss_fused_of_halves_without_a_gradient(monkeypatch, dtype, with_bias):
+    inputs = [x.to(dtype) for x in joint()]
+    inputs[3] = inputs[3] if with_bias else None
+    losses = []
+    for backend in ("interpret", "torch"):
+        monkeypatch.setenv(VARIABLE, backend)
+        losses.append(rnnt_loss_fused(*inputs, TARGETS, *LENGTHS, activation="tanh"))
+    torch.testing.assert_close(*losses, rtol=2e-3 if dtype == torch.float16 else 2e-2, atol=0)
+
+
 def test_dropout_of_the_fused_loss_does_not_depend_on_the_tiles(monkeypatch):
     monkeypatch.setenv(VARIABLE, "interpret")
     results = []

@@ -82,9 +82,11 @@ def rnnt_loss_fused(
     device = encoder_out.device
     targets, logit_len, target_len = (x.to(device, torch.int64) for x in (targets, logit_lengths, target_lengths))
     seed = torch.randint(1 << 62, ()) if dropout_p > 0 else torch.zeros((), dtype=torch.int64)
+    inputs = (encoder_out, predictor_out, weight, bias)
+    differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     losses, *_ = joint_losses(
-        encoder_out, predictor_out, weight, bias, targets, logit_len, target_len, seed, blank_index(blank, len(weight)),
-        clamp, fastemit_lambda, activation, dropout_p, max_rows,
+        *inputs, targets, logit_len, target_len, seed, blank_index(blank, len(weight)),
+        clamp, fastemit_lambda, activation, dropout_p, max_rows, differentiable,
     )  # fmt: skip
     return reduce_losses(losses, target_len, reduction)
 
@@ -142,6 +144,7 @@ def joint_losses(
     activation: str,
     dropout_p: float,
     max_rows: int | None,
+    differentiable: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Losses (B,), and what their gradients need: the planes lse, occupancy of blanks, occupancy of labels."""
     joint = Joint(encoder, predictor, weight, bias, activation, dropout_p, int(seed))
@@ -150,7 +153,10 @@ def joint_losses(
         if runs_kernels(encoder):
             from nemo_kernels.rnnt_loss import triton as kernels
 
-            lse, lp_blank, lp_label = joint_tiles_triton.scores(joint, lattices, max_rows)
+            if differentiable or dropout_p > 0 or encoder.dtype == torch.float32:
+                lse, lp_blank, lp_label = joint_tiles_triton.scores(joint, lattices, max_rows)
+            else:  # backward, which makes the logits by torch's products, will not ask for the very same ones
+                lse, lp_blank, lp_label = joint_tiles_triton.scores_at_once(joint, lattices)
             losses, *occupancies = kernels.lattice(lp_blank, lp_label, logit_len, target_len)
         else:
             lse, lp_blank, lp_label = joint_tiles.scores(joint, lattices, max_rows)
@@ -211,7 +217,7 @@ def _(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *joint, targets, logit_len, target_len, seed = inputs[:8]
-    ctx.options = inputs[8:]
+    ctx.options = inputs[8:14]
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*joint, *output[1:], targets, logit_len, target_len, seed)
@@ -222,7 +228,7 @@ def _backward(ctx: Any, grad_losses: Tensor | None, *_: object) -> tuple[Tensor 
     if grad_losses is not None:
         gradients = joint_gradients(grad_losses, *ctx.saved_tensors, *ctx.options)
     of_bias = gradients[3] if ctx.saved_tensors[3] is not None else None
-    return (*gradients[:3], of_bias, *(None,) * 10)
+    return (*gradients[:3], of_bias, *(None,) * 11)
 
 
 joint_losses.register_autograd(_backward, setup_context=_setup_context)

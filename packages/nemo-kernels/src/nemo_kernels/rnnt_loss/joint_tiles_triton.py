@@ -38,6 +38,16 @@ def scores(joint: Joint, lattices: Lattices, max_rows: int | None) -> Planes:
     return planes
 
 
+def scores_at_once(joint: Joint, lattices: Lattices) -> Planes:
+    """The same from one kernel that makes no logits at all, for a joint without dropout."""
+    from nemo_kernels.rnnt_loss import triton as kernels
+
+    bias = joint.weight.new_zeros(len(joint.weight)) if joint.bias is None else joint.bias
+    return Planes(
+        *kernels.joint_scores(joint.encoder, joint.predictor, joint.weight, bias, *lattices, joint.activation)
+    )
+
+
 def gradients(
     grad_losses: Tensor,
     joint: Joint,
