@@ -89,7 +89,7 @@ def solve(
         scores.norm.to(dtype),
         blank.sum(dim=0).to(dtype),
         label.sum(dim=0).to(dtype),
-        gradient.to(dtype),
+        gradient.to(dtype).contiguous(),
     )
 
 

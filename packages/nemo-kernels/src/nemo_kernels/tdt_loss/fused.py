@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_kernels.rnnt_loss.fused import Activation, _autocast, _check_joint, _check_options
+from nemo_kernels.rnnt_loss.fused import Activation, autocast_inputs, check_joint, check_options
 from nemo_kernels.rnnt_loss.joint_tiles import Joint
 from nemo_kernels.rnnt_loss.loss import runs_kernels
 from nemo_kernels.rnnt_loss.rows import Lattices, precision
@@ -85,9 +85,9 @@ def tdt_loss_fused(
     check_reduction(reduction)
     check_not_negative(fastemit_lambda=fastemit_lambda, sigma=sigma, omega=omega)
     durations = check_durations("durations", durations, least=0)
-    _check_options(activation, dropout_p, max_rows)
-    encoder_out, predictor_out, weight, bias = _autocast(encoder_out, predictor_out, weight, bias)
-    _check_joint(encoder_out, predictor_out, weight, bias)
+    check_options(activation, dropout_p, max_rows)
+    encoder_out, predictor_out, weight, bias = autocast_inputs(encoder_out, predictor_out, weight, bias)
+    check_joint(encoder_out, predictor_out, weight, bias)
     n_tokens = len(weight) - len(durations)
     if n_tokens < 1:
         raise ValueError(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nemo_kernels.rnnt_loss import joint_tiles_triton as gpu_tiles
-from nemo_kernels.rnnt_loss.joint_tiles import Joint, _Tiles, _times_slope
+from nemo_kernels.rnnt_loss.joint_tiles import Joint, Tiles, times_slope
 from nemo_kernels.rnnt_loss.rows import Lattices, precision
 from nemo_kernels.tdt_loss.analytic import Occupied, Options, score_durations, solve
 from nemo_kernels.tdt_loss.scores import CellScores, TokenGradient, score_rows
@@ -38,7 +38,7 @@ def forward(joint: Joint, lattices: Lattices, options: Options, max_rows: int | 
         (3 + len(options.durations), batch, frames, joint.predictor.shape[1]), dtype=torch.float64
     )
     scores, durations = CellScores(planes[0], planes[1:2], planes[2]), planes[3:]
-    tiles = _Tiles(joint, max_rows)
+    tiles = Tiles(joint, max_rows)
     for b, t, w in tiles.places(lattices.sizes(frames)):
         logits, *_ = tiles.logits(b, t, w)
         here = (b, t, slice(w))
@@ -57,7 +57,7 @@ def gradients(joint: Joint, lattices: Lattices, occupied: Occupied, wanted: Want
     )
     of_encoder, of_predictor, of_weight = (x.new_zeros(x.shape) for x in (joint.encoder, joint.predictor, joint.weight))
     of_bias, factors = joint.weight.new_zeros(len(joint.weight)), wanted.weights.tolist()
-    tiles = _Tiles(joint, max_rows)
+    tiles = Tiles(joint, max_rows)
     for b, t, w in tiles.places(lattices.sizes(joint.encoder.shape[1])):
         logits, hidden, mask, dropped = tiles.logits(b, t, w)
         here = (b, t, slice(w))
@@ -69,7 +69,7 @@ def gradients(joint: Joint, lattices: Lattices, occupied: Occupied, wanted: Want
         of_hidden = torch.mm(of_logits, joint.weight, out=tiles.take("gradient", *hidden.shape))
         if mask is not None:
             of_hidden *= mask
-        _times_slope(joint.activation, of_hidden, hidden)
+        times_slope(joint.activation, of_hidden, hidden)
         cells = of_hidden.view(-1, w, hidden.shape[1])
         torch.sum(cells, 1, out=of_encoder[b, t])
         of_predictor[b, :w] += cells.sum(0)
@@ -84,9 +84,9 @@ def forward_triton(joint: Joint, lattices: Lattices, options: Options, max_rows:
     sigma = 0.0 if options.plain else options.sigma
     shape = (3 + len(options.durations), batch, frames, joint.predictor.shape[1])
     planes = torch.zeros(shape, dtype=torch.float32, device=joint.encoder.device)
-    for b, t in gpu_tiles._tiles(joint, max_rows):
-        logits, _ = gpu_tiles._logits(joint, lattices, b, t)
-        targets, frame_len, target_len, blank = gpu_tiles._of_tile(lattices, b, t)
+    for b, t in gpu_tiles.tiles(joint, max_rows):
+        logits, _ = gpu_tiles.logits_and_states(joint, lattices, b, t)
+        targets, frame_len, target_len, blank = gpu_tiles.of_tile(lattices, b, t)
         *three, durations = kernels.scores(
             logits, targets, frame_len, target_len, len(options.durations), blank, sigma
         )  # fmt: skip
@@ -108,9 +108,9 @@ def gradients_triton(
         x.new_zeros(x.shape, dtype=torch.float32) for x in (joint.encoder, joint.predictor, joint.weight)
     )
     of_bias = of_weight.new_zeros(len(of_weight))
-    for b, t in gpu_tiles._tiles(joint, max_rows):
-        logits, hidden = gpu_tiles._logits(joint, lattices, b, t)
-        targets, frame_len, target_len, blank = gpu_tiles._of_tile(lattices, b, t)
+    for b, t in gpu_tiles.tiles(joint, max_rows):
+        logits, hidden = gpu_tiles.logits_and_states(joint, lattices, b, t)
+        targets, frame_len, target_len, blank = gpu_tiles.of_tile(lattices, b, t)
         norm, of_blank, of_label, of_durations = (plane[b, t].contiguous() for plane in occupied[1:])
         kernels.write_gradient(
             logits, targets, frame_len, target_len, norm, of_blank, of_label, of_durations, wanted.weights[b], blank,

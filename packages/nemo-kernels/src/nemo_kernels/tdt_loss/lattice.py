@@ -82,7 +82,8 @@ def sum_paths(storage: Tensor, arcs: Arcs, frame_len: Tensor, target_len: Tensor
     greatest = _backward(storage, arcs, frame_len, target_len)
     possible = log_prob > NOTHING / 2
     share = greatest.add_(alpha[:-1]).sub_(log_prob[:, None])
-    storage *= share.masked_fill_(~possible[:, None], NOTHING).clamp_(min=_NEGLIGIBLE).exp_()[:, None]
+    unvisited = (share < _NEGLIGIBLE) | ~possible[:, None]
+    storage *= share.masked_fill_(unvisited, 0).exp_().masked_fill_(unvisited, 0)[:, None]
     return log_prob.masked_fill(~possible, -torch.inf)
 
 

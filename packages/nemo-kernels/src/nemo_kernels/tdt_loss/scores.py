@@ -81,7 +81,7 @@ def score_rows(
     greatest = z.amax(dim=-1, keepdim=True)
     blanks = [z[..., token].to(torch.float64, copy=True) for token in tokens.blanks]
     label = _pick(z, target)
-    exponentials = torch.sub(z, greatest, out=z) if overwrite else (z - greatest).to(working_dtype(z.dtype))
+    exponentials = torch.sub(z, greatest, out=z) if overwrite else z.to(working_dtype(z.dtype)) - greatest
     total = exponentials.exp_().sum(dim=-1).double()
     norm = greatest[..., 0].double() + total.log()
     scores.norm[here] = total if overwrite else norm
