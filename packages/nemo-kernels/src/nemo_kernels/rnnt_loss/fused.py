@@ -74,9 +74,9 @@ def rnnt_loss_fused(
         ValueError: if shapes, types, lengths, targets or options are not as above.
     """
     check_reduction(reduction)
-    _check_options(activation, dropout_p, max_rows)
-    encoder_out, predictor_out, weight, bias = _autocast(encoder_out, predictor_out, weight, bias)
-    _check_joint(encoder_out, predictor_out, weight, bias)
+    check_options(activation, dropout_p, max_rows)
+    encoder_out, predictor_out, weight, bias = autocast_inputs(encoder_out, predictor_out, weight, bias)
+    check_joint(encoder_out, predictor_out, weight, bias)
     check_batch(encoder_out.shape[1], predictor_out.shape[1], len(encoder_out), targets, logit_lengths, target_lengths)
     check_tokens(targets, target_lengths, weight.shape[0])
     device = encoder_out.device
@@ -91,7 +91,7 @@ def rnnt_loss_fused(
     return reduce_losses(losses, target_len, reduction)
 
 
-def _autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
+def autocast_inputs(*tensors: Tensor | None) -> tuple[Any, ...]:
     """The tensors in autocast's type where it is on, but for float64."""
     device = tensors[0].device.type if tensors[0] is not None else "cpu"
     if not torch.is_autocast_enabled(device):
@@ -100,7 +100,7 @@ def _autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
     return tuple(x if x is None or x.dtype == torch.float64 else x.to(dtype) for x in tensors)
 
 
-def _check_options(activation: str, dropout_p: float, max_rows: int | None) -> None:
+def check_options(activation: str, dropout_p: float, max_rows: int | None) -> None:
     if activation not in get_args(Activation):
         raise ValueError(f"activation: {activation!r} must be one of {', '.join(get_args(Activation))}")
     if not 0.0 <= dropout_p <= 1.0:
@@ -109,7 +109,7 @@ def _check_options(activation: str, dropout_p: float, max_rows: int | None) -> N
         raise ValueError(f"max_rows: {max_rows} must be positive")
 
 
-def _check_joint(encoder_out: Tensor, predictor_out: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def check_joint(encoder_out: Tensor, predictor_out: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     if encoder_out.dim() != 3 or not encoder_out.is_floating_point() or 0 in encoder_out.shape:
         raise ValueError(
             f"encoder_out: {encoder_out.dtype} of shape {tuple(encoder_out.shape)} must be floating (B, T, D)"

@@ -57,7 +57,7 @@ def scores(joint: Joint, lattices: Lattices, max_rows: int | None) -> Planes:
     batch, frames, _ = joint.encoder.shape
     planes = Planes.zeros((batch, frames, joint.predictor.shape[1]), joint.encoder)
     columns = lattices.columns()
-    tiles = _Tiles(joint, max_rows)
+    tiles = Tiles(joint, max_rows)
     for b, t, w in tiles.places(lattices.sizes(frames)):
         logits, *_ = tiles.logits(b, t, w)
         rows.score_cells(logits, columns[b, :w], lattices.blank, planes.at(b, t, slice(w)))
@@ -78,7 +78,7 @@ def gradients(
     of_encoder, of_predictor, of_weight = (x.new_zeros(x.shape) for x in (joint.encoder, joint.predictor, joint.weight))
     of_bias = joint.weight.new_zeros(joint.weight.shape[0])
     columns, factors = lattices.columns(), grad_losses.tolist()
-    tiles = _Tiles(joint, max_rows)
+    tiles = Tiles(joint, max_rows)
     for b, t, w in tiles.places(lattices.sizes(joint.encoder.shape[1])):
         logits, hidden, mask, dropped = tiles.logits(b, t, w)
         wanted = Wanted(factors[b], clamp, fastemit_lambda)
@@ -89,14 +89,14 @@ def gradients(
         of_hidden = torch.mm(of_logits, joint.weight, out=tiles.take("gradient", *hidden.shape))
         if mask is not None:
             of_hidden *= mask
-        _times_slope(joint.activation, of_hidden, hidden)
+        times_slope(joint.activation, of_hidden, hidden)
         cells = of_hidden.view(-1, w, hidden.shape[1])
         torch.sum(cells, 1, out=of_encoder[b, t])
         of_predictor[b, :w] += cells.sum(0)
     return of_encoder, of_predictor, of_weight, of_bias
 
 
-class _Tiles:
+class Tiles:
     """The tiles of a batch, one after the other in the same storage."""
 
     def __init__(self, joint: Joint, max_rows: int | None) -> None:
@@ -158,7 +158,7 @@ def _activate(activation: str, hidden: Tensor) -> None:
         hidden.sigmoid_()
 
 
-def _times_slope(activation: str, grad: Tensor, hidden: Tensor) -> None:
+def times_slope(activation: str, grad: Tensor, hidden: Tensor) -> None:
     """Multiplies a gradient by the activation's derivative, in place, given the activation's result."""
     if activation == "relu":
         torch.ops.aten.threshold_backward.grad_input(grad, hidden, 0, grad_input=grad)

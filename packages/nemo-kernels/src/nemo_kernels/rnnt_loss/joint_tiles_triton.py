@@ -31,9 +31,9 @@ def scores(joint: Joint, lattices: Lattices, max_rows: int | None) -> Planes:
 
     batch, frames, _ = joint.encoder.shape
     planes = Planes.zeros((batch, frames, joint.predictor.shape[1]), joint.encoder)
-    for b, t in _tiles(joint, max_rows):
-        logits, _ = _logits(joint, lattices, b, t)
-        for plane, part in zip(planes, kernels.scores(logits, *_of_tile(lattices, b, t)), strict=True):
+    for b, t in tiles(joint, max_rows):
+        logits, _ = logits_and_states(joint, lattices, b, t)
+        for plane, part in zip(planes, kernels.scores(logits, *of_tile(lattices, b, t)), strict=True):
             plane[b, t] = part
     return planes
 
@@ -64,10 +64,10 @@ def gradients(
         x.new_zeros(x.shape, dtype=torch.float32) for x in (joint.encoder, joint.predictor, joint.weight)
     )
     of_bias = of_weight.new_zeros(of_weight.shape[0])
-    for b, t in _tiles(joint, max_rows):
-        logits, hidden = _logits(joint, lattices, b, t)
+    for b, t in tiles(joint, max_rows):
+        logits, hidden = logits_and_states(joint, lattices, b, t)
         lse, blank, label = (plane[b, t].contiguous() for plane in planes)
-        targets, frames, steps, index = _of_tile(lattices, b, t)
+        targets, frames, steps, index = of_tile(lattices, b, t)
         kernels.gradient(
             logits, lse, blank, label, targets, frames, steps, grad_losses[b], index, clamp, fastemit_lambda, logits
         )
@@ -82,7 +82,7 @@ def gradients(
     return of_encoder, of_predictor, of_weight, of_bias
 
 
-def _tiles(joint: Joint, max_rows: int | None) -> Iterator[tuple[slice, slice]]:
+def tiles(joint: Joint, max_rows: int | None) -> Iterator[tuple[slice, slice]]:
     """Utterances and frames of each tile."""
     batch, frames, _ = joint.encoder.shape
     width, limit = joint.predictor.shape[1], max_rows or tile_rows(joint)
@@ -93,13 +93,13 @@ def _tiles(joint: Joint, max_rows: int | None) -> Iterator[tuple[slice, slice]]:
             yield slice(b, min(b + utterances, batch)), slice(t, min(t + count, frames))
 
 
-def _of_tile(lattices: Lattices, b: slice, t: slice) -> Lattices:
+def of_tile(lattices: Lattices, b: slice, t: slice) -> Lattices:
     """The lattices of a tile: the utterances' frames that lie in it, which may be none."""
     frames = (lattices.logit_len[b] - t.start).clamp(0, t.stop - t.start)
     return Lattices(lattices.targets[b], frames, lattices.target_len[b], lattices.blank)
 
 
-def _logits(joint: Joint, lattices: Lattices, b: slice, t: slice) -> tuple[Tensor, Tensor]:
+def logits_and_states(joint: Joint, lattices: Lattices, b: slice, t: slice) -> tuple[Tensor, Tensor]:
     """Logits (B, T, W, V) and hidden states (B, T, W, D)."""
     from nemo_kernels.rnnt_loss import triton as kernels
 
