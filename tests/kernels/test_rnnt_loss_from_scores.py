@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nemo_kernels.lattice import skew, unskew
+from nemo_kernels.lattice import on_diagonals
 from nemo_kernels.rnnt_loss import rnnt_loss, rnnt_loss_from_scores, rnnt_occupancies
 
 
@@ -87,16 +87,15 @@ def test_scores_in_half_precision_and_strided_are_taken(draw_scores):
     assert planes[0].grad.dtype == torch.bfloat16
 
 
-def test_skewing_puts_a_diagonal_into_a_row_and_back():
+def test_a_diagonal_of_the_lattice_is_a_row_of_the_skewed_form():
     plane = torch.arange(24.0).view(2, 3, 4)
-    skewed = skew(plane)
-    assert skewed.shape == (6, 2, 4)
+    skewed = torch.full((6, 2, 4), -1.0)
+    on_diagonals(skewed, 3).copy_(plane)
     for d in range(6):
         for u in range(4):
-            for b in range(2):
-                inside = 0 <= d - u < 3
-                assert skewed[d, b, u] == (plane[b, d - u, u] if inside else -torch.inf)
-    assert torch.equal(unskew(skewed, 3), plane)
+            inside = 0 <= d - u < 3
+            assert skewed[d, :, u].tolist() == (plane[:, d - u, u].tolist() if inside else [-1.0, -1.0])
+    assert torch.equal(on_diagonals(skewed, 3), plane)
 
 
 @pytest.mark.parametrize(

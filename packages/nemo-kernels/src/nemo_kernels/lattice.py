@@ -20,16 +20,3 @@ def on_diagonals(skewed: Tensor, frames: int) -> Tensor:
         (along_batch, along_diagonals, along_diagonals + along_steps),
         skewed.storage_offset(),
     )
-
-
-def skew(plane: Tensor, fill: float = IMPOSSIBLE) -> Tensor:
-    """Copies a plane (B, T, W) to its skewed form (T + W - 1, B, W); cells outside of the lattice hold `fill`."""
-    batch, frames, width = plane.shape
-    skewed = plane.new_full((frames + width - 1, batch, width), fill)
-    on_diagonals(skewed, frames).copy_(plane)
-    return skewed
-
-
-def unskew(skewed: Tensor, frames: int) -> Tensor:
-    """Copies a skewed tensor (D, B, W) back to a contiguous plane (B, T, W)."""
-    return on_diagonals(skewed, frames).contiguous()
