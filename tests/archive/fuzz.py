@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,7 @@ def main() -> int:
     arguments = parser.parse_args()
     small, golden = list(small_seeds().values()), list(golden_seeds().values())
     seed = arguments.seed
+    warnings.simplefilter("ignore")  # of zipfile and torch, about what the mutations did
 
     def keep(case: int) -> Path:
         path = Path(arguments.keep, f"fuzz-failure-{seed}-{case}.nemo")
@@ -268,6 +270,7 @@ def main() -> int:
 
             ended = run_child(work, report)
             first = cases.stop if ended is None else ended + 1
+            print(f"\r{first} of {arguments.cases}", end="", file=sys.stderr, flush=True)
     print(report.text(time.perf_counter() - started))
     return 1 if report.failures or report.cases == 0 else 0
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from nemo_archive.artifacts import CONFIG, Artifact
 from nemo_archive.safety import ArchiveError, member_name
 from nemo_archive.tar_index import BLOCK
+from nemo_archive.temporary import temporary_beside
 
 if TYPE_CHECKING:
     from nemo_archive.reader import Archive
@@ -246,11 +247,7 @@ def write_file(
         OSError: if it cannot be written; what was there is unchanged.
     """
     target = os.path.realpath(path) if follow_link and overwrite else os.path.abspath(path)  # noqa: PTH100
-    folder, base = os.path.split(target)
-    temporary = os.path.join(folder, f".{base[:200]}.{os.urandom(6).hex()}.tmp")  # noqa: PTH118
-    # Opened by hand: the mode follows the umask, which no other thread's setting of it can disturb.
-    handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    try:
+    with temporary_beside(target) as (handle, temporary):
         with open(handle, "wb", buffering=1 << 16) as file:  # noqa: PTH123
             write(file)
             file.flush()
@@ -260,10 +257,7 @@ def write_file(
             os.replace(temporary, target)  # noqa: PTH105
         else:
             _link(temporary, target)
-    except BaseException:
-        os.unlink(temporary)  # noqa: PTH108
-        raise
-    _sync_folder(folder)
+    _sync_folder(os.path.dirname(target))  # noqa: PTH120
 
 
 def _link(temporary: str, target: str) -> None:
