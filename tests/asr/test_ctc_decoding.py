@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_asr.decoding.ctc_greedy import CtcGreedyDecoder, greedy_path
+from nemo_asr.decoding.ctc import CtcDecoding
+from nemo_asr.decoding.ctc_greedy import greedy_path
 from nemo_asr.decoding.hypothesis import TranscribedText
 from nemo_asr.text.char import CharTokenizer
 from nemo_config import ConfigError
@@ -24,7 +25,7 @@ def unpadded(case):
 
 
 def test_texts_and_scores_equal_nvidias(ctc_case):
-    decoder = CtcGreedyDecoder(ctc_case.config["decoding"], ctc_case.tokenizer)
+    decoder = CtcDecoding(ctc_case.config["decoding"], ctc_case.tokenizer)
     found = decoder(ctc_case.io["log_probs"], ctc_case.io["encoded_length"])
     expected = ctc_case.meta["transcribe_hypotheses"]
     assert len(unpadded(ctc_case)) >= 2
@@ -35,7 +36,7 @@ def test_texts_and_scores_equal_nvidias(ctc_case):
 
 
 def test_best_classes_are_enough_for_the_text(ctc_case):
-    decoder = CtcGreedyDecoder(ctc_case.config["decoding"], ctc_case.tokenizer)
+    decoder = CtcDecoding(ctc_case.config["decoding"], ctc_case.tokenizer)
     labels, lengths = ctc_case.io["predictions"], ctc_case.io["encoded_length"]
     found = decoder(labels, lengths)
     texts = [hypothesis.text for hypothesis in decoder(ctc_case.io["log_probs"], lengths)]
@@ -56,7 +57,7 @@ def test_repeats_collapse_and_blanks_vanish(paths, data):
 
 
 def test_hypotheses_hold_classes_tokens_and_length():
-    decoder = CtcGreedyDecoder(None, CharTokenizer("ab"))
+    decoder = CtcDecoding(None, CharTokenizer("ab"))
     log_probs = log_probs_of([[0, 0, 2, 0, 1], [2, 1, 1, 0, 0]], 3)
     first, second = decoder(log_probs, torch.tensor([5, 3]))
     assert (first.text, first.tokens, first.length) == ("aab", [0, 0, 1], 5)
@@ -68,7 +69,7 @@ def test_hypotheses_hold_classes_tokens_and_length():
 
 
 def test_log_probabilities_are_kept_on_request():
-    decoder = CtcGreedyDecoder({"preserve_alignments": False}, CharTokenizer("ab"))
+    decoder = CtcDecoding({"preserve_alignments": False}, CharTokenizer("ab"))
     log_probs = log_probs_of([[0, 0, 2, 0, 1], [2, 1, 1, 0, 0]], 3)
     for hypothesis, row, length in zip(
         decoder(log_probs, torch.tensor([5, 3]), keep_log_probs=True), log_probs, (5, 3), strict=True
@@ -78,7 +79,7 @@ def test_log_probabilities_are_kept_on_request():
 
 
 def test_alignments_are_log_probabilities_and_classes_where_the_config_says_so():
-    decoder = CtcGreedyDecoder({"greedy": {"preserve_alignments": True}}, CharTokenizer("ab"))
+    decoder = CtcDecoding({"greedy": {"preserve_alignments": True}}, CharTokenizer("ab"))
     log_probs = log_probs_of([[0, 2, 1]], 3)
     (hypothesis,) = decoder(log_probs, torch.tensor([2]))
     assert torch.equal(hypothesis.alignments[0], log_probs[0, :2])
@@ -86,7 +87,7 @@ def test_alignments_are_log_probabilities_and_classes_where_the_config_says_so()
 
 
 def test_a_space_before_punctuation_is_dropped():
-    decoder = CtcGreedyDecoder(None, CharTokenizer("ab ,"))
+    decoder = CtcDecoding(None, CharTokenizer("ab ,"))
     (text,) = decoder.texts(torch.tensor([[0, 2, 3, 2, 1]]), torch.tensor([5]))
     assert text == "a, b"
 
@@ -94,11 +95,11 @@ def test_a_space_before_punctuation_is_dropped():
 def test_a_typed_beam_strategy_is_an_error_at_once():
     message = r"model\.decoding\.strategy: 'beam_batch' needs beam search, .* use greedy or greedy_batch"
     with pytest.raises(ConfigError, match=message):
-        CtcGreedyDecoder({"strategy": "beam_batch"}, CharTokenizer("ab"), strict=True)
+        CtcDecoding({"strategy": "beam_batch"}, CharTokenizer("ab"), strict=True)
 
 
 def test_a_files_beam_strategy_is_an_error_when_something_is_decoded():
-    decoder = CtcGreedyDecoder({"strategy": "beam"}, CharTokenizer("ab"))
+    decoder = CtcDecoding({"strategy": "beam"}, CharTokenizer("ab"))
     with pytest.raises(ConfigError, match="needs beam search"):
         decoder.texts(torch.tensor([[0]]), torch.tensor([1]))
 
@@ -114,7 +115,7 @@ def test_a_files_beam_strategy_is_an_error_when_something_is_decoded():
 )
 def test_what_a_person_mistypes_is_named(section, message):
     with pytest.raises(ConfigError) as error:
-        CtcGreedyDecoder(section, CharTokenizer("ab"), strict=True)
+        CtcDecoding(section, CharTokenizer("ab"), strict=True)
     assert message in str(error.value)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nemo_asr.decoding.ctc_greedy import CtcGreedyDecoder
+from nemo_asr.decoding.ctc import CtcDecoding
 from nemo_asr.decoding.timestamps import FrameClock, punctuation_of
 from nemo_asr.text.char import CharTokenizer
 
@@ -11,7 +11,7 @@ SUBSAMPLING = {"quartznet_ctc_char": 2, "fastconformer_ctc_bpe": 8, "conformer_c
 
 
 def test_timestamps_equal_nvidias_exactly(ctc_case):
-    decoder = CtcGreedyDecoder(ctc_case.config["decoding"], ctc_case.tokenizer)
+    decoder = CtcDecoding(ctc_case.config["decoding"], ctc_case.tokenizer)
     clock = FrameClock(ctc_case.config["preprocessor"]["window_stride"], SUBSAMPLING[ctc_case.meta["case"]])
     found = decoder(ctc_case.io["log_probs"], ctc_case.io["encoded_length"], timestamps=True, clock=clock)
     expected = ctc_case.meta["transcribe_timestamps"]
@@ -26,7 +26,7 @@ LABELS = "abc .,|"
 
 def timestamps_of(path, clock=None, **section):
     """Timestamps of a path of characters, `_` for blank."""
-    decoder = CtcGreedyDecoder(section, CharTokenizer(LABELS), strict=True)
+    decoder = CtcDecoding(section, CharTokenizer(LABELS), strict=True)
     labels = torch.tensor([[LABELS.index(c) if c != "_" else len(LABELS) for c in path]])
     return decoder(labels, torch.tensor([len(path)]), timestamps=True, clock=clock)[0].timestamp
 
@@ -89,7 +89,7 @@ def test_silence_has_empty_lists():
 
 @pytest.mark.parametrize(("section", "expected"), [({}, []), ({"compute_timestamps": True}, [1])])
 def test_the_config_can_ask_for_timestamps(section, expected):
-    decoder = CtcGreedyDecoder(section, CharTokenizer("ab"))
+    decoder = CtcDecoding(section, CharTokenizer("ab"))
     (hypothesis,) = decoder(torch.tensor([[2, 1]]), torch.tensor([2]))
     assert (hypothesis.timestamp["timestep"] if expected else hypothesis.timestamp) == expected
     (silent,) = decoder(torch.tensor([[2, 1]]), torch.tensor([2]), timestamps=False)

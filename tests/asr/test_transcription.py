@@ -14,7 +14,7 @@ from torch import nn
 from nemo_asr import load_model
 from nemo_asr.data.audio import AudioError
 from nemo_asr.data.manifest import ManifestError
-from nemo_asr.decoding.ctc_greedy import CtcGreedyDecoder
+from nemo_asr.decoding.ctc import CtcDecoding
 from nemo_asr.decoding.timestamps import FrameClock
 from nemo_asr.evaluation_mode import evaluation_mode
 from nemo_asr.text.char import CharTokenizer
@@ -61,7 +61,7 @@ class LevelReader(nn.Module):
         self.preprocessor = Blocks()
         self.encoder = Spoiling()
         self.tokenizer = CharTokenizer(LABELS)
-        self.decoding = CtcGreedyDecoder(decoding, self.tokenizer)
+        self.decoding = CtcDecoding(decoding, self.tokenizer)
 
     def decode(self, encoded, encoded_len, *, timestamps, keep_log_probs):
         level = (encoded[:, 0] * 64).round().long()

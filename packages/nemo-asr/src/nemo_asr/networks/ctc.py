@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nemo_asr.decoding.ctc_greedy import CtcGreedyDecoder
+from nemo_asr.decoding.ctc import CtcDecoding
 from nemo_asr.networks.recognizer import RecognizerNetwork, RecognizerParts, build_recognizer_parts, section_of
 from nemo_asr.text import Tokenizer
 from nemo_asr.text.build import ArtifactFetch
@@ -75,7 +75,7 @@ class CtcNetwork(RecognizerNetwork):
 
     def set_decoding(self, section: Mapping[str, Any], *, strict: bool) -> None:
         """Takes a `decoding` section: from now on `self.decoding` turns log-probabilities into text by it."""
-        self.decoding = CtcGreedyDecoder(section, self.tokenizer, strict=strict)
+        self.decoding = CtcDecoding(section, self.tokenizer, strict=strict)
 
     def forward(
         self,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from nemo_asr.decoding.ctc_greedy import CtcGreedyDecoder
+from nemo_asr.decoding.ctc import CtcDecoding
 from nemo_asr.networks.ctc import build_ctc_decoder
 from nemo_asr.networks.recognizer import section_of
 from nemo_asr.networks.transducer import TransducerNetwork, TransducerParts, build_transducer_parts
@@ -70,7 +70,7 @@ class HybridNetwork(TransducerNetwork):
     def set_ctc_decoding(self, section: Mapping[str, Any], *, strict: bool) -> None:
         """Takes the `decoding` section of the CTC head."""
         path = "model.aux_ctc.decoding"
-        self.ctc_decoding = CtcGreedyDecoder(section, self.tokenizer, strict=strict, path=path)
+        self.ctc_decoding = CtcDecoding(section, self.tokenizer, strict=strict, path=path)
 
     def use_decoder(self, name: str) -> None:
         """Chooses the decoder that `transcribe` uses.
