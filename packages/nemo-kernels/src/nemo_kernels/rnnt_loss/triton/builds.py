@@ -1,7 +1,8 @@
 """The forms in which the RNNT kernels are launched, and the table of builds that the tests compile.
 
 A form is chosen by what is known at a launch: data type, vocabulary or lattice width, architecture. A streaming kernel
-gives each thread four loads of 128 bits (32 halves or 16 floats); a wavefront gets a lane for each target position.
+gives each thread four loads of 128 bits (32 halves or 16 floats). Rows of a vocabulary that is no multiple of 16 start
+anywhere, so their elements are loaded one by one: eight for each thread. A wavefront gets a lane for each position.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from nemo_kernels.builds import ARCHITECTURES, KernelBuild
 
 _HERE = "nemo_kernels.rnnt_loss.triton"
-_LARGEST_ROW = 1024  # columns of a tile; longer rows are looped over
+_SMALLEST_PART = 256  # columns of a tile, or 512 or 1024; longer rows are gone through in parts
 _LARGEST_WAVEFRONT = 1024  # target positions at once; longer transcripts are swept in strips
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
@@ -35,17 +36,18 @@ class Form:
 
 
 def architecture_of(device: torch.device) -> int:
-    """The line of the table for a device: the newest architecture that is not newer than it (80 for a CPU)."""
-    if device.type != "cuda":
-        return ARCHITECTURES[0]
-    major, minor = torch.cuda.get_device_capability(device)
-    return max((a for a in ARCHITECTURES if a <= 10 * major + minor), default=ARCHITECTURES[0])
+    """The line of the table for a device: by its matrix instruction, which only Hopper and Blackwell's B200 have anew."""
+    major = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 8
+    return {9: 90, 10: 100, 11: 100}.get(major, 80)
 
 
 def rows_form(dtype: torch.dtype, columns: int) -> Form:
     """Tiles ROWS x COLUMNS for kernels that stream rows of `columns` elements once."""
-    width = min(max(_power_of_two(columns), 32), _LARGEST_ROW)
-    elements = 4096 if dtype.itemsize == 2 else 2048
+    width = max(_power_of_two(columns), 32)
+    if columns > _SMALLEST_PART:  # the parts of a row that leave the least of the last one idle
+        widths = (_SMALLEST_PART << n for n in range(3))
+        width = min(widths, key=lambda w: (-(-columns // w) * w, -w))
+    elements = 1024 if columns % 16 else 8192 // dtype.itemsize
     return Form({"ROWS": elements // width, "COLUMNS": width})
 
 
@@ -95,20 +97,20 @@ def builds() -> tuple[KernelBuild, ...]:
 
 
 _TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32"}
-_STREAMED = ((torch.bfloat16, 128), (torch.bfloat16, 1024), (torch.float32, 1024))
+_STREAMED = ((torch.bfloat16, 128), (torch.bfloat16, 1024), (torch.bfloat16, 1025), (torch.float32, 1024))
 
 
 def _scores(architecture: int) -> list[KernelBuild]:
-    integers = "T W V blank stride_b stride_t stride_u stride_targets"
+    integers = "cells T W V blank stride_b stride_t stride_u stride_targets"
     return [
         _build(
             f"rnnt scores {_TYPES[dtype]} V={vocabulary}",
             "softmax:scores_kernel",
             architecture,
             f"logits:*{_TYPES[dtype]} targets:*i32 logit_len:*i32 target_len:*i32 "
-            f"lse:*fp32 lp_blank:*fp32 lp_label:*fp32 cells:i64 {_integers(integers)}",
+            f"lse:*fp32 lp_blank:*fp32 lp_label:*fp32 {_integers(integers)}",
             rows_form(dtype, vocabulary),
-            divisible=("V",),
+            divisible=() if vocabulary % 16 else ("V",),
         )
         for dtype, vocabulary in _STREAMED
     ]
@@ -121,10 +123,10 @@ def _gradient(architecture: int) -> list[KernelBuild]:
             "softmax:gradient_kernel",
             architecture,
             f"logits:*{_TYPES[dtype]} out:*{_TYPES[dtype]} targets:*i32 logit_len:*i32 target_len:*i32 lse:*fp32 "
-            f"occupancy_blank:*fp32 occupancy_label:*fp32 grad_losses:*fp32 cells:i64 "
-            f"{_integers('T W V blank stride_targets')} emphasis:fp32 clamp:fp32",
+            f"occupancy_blank:*fp32 occupancy_label:*fp32 grad_losses:*fp32 "
+            f"{_integers('cells T W V blank stride_targets')} emphasis:fp32 clamp:fp32",
             rows_form(dtype, vocabulary),
-            divisible=("V",),
+            divisible=() if vocabulary % 16 else ("V",),
         )
         for dtype, vocabulary in _STREAMED
     ]
@@ -169,7 +171,7 @@ def _join_both_ways(architecture: int, dtype: torch.dtype, activation: str, drop
         f"rnnt join {name}",
         "joint_state:join_kernel",
         architecture,
-        f"{states} hidden:*{kind} {common} cells:i64 {_integers(f'T W width {strides} first_utterance first_frame')}",
+        f"{states} hidden:*{kind} {common} {_integers(f'cells T W width {strides} first_utterance first_frame')}",
         join_form(dtype, 640, activation, dropout_p),
         divisible=("width", *strides.split()),
     )

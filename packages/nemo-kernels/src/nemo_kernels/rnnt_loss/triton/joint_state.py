@@ -19,17 +19,17 @@ from nemo_kernels.rnnt_loss.triton.planes import lengths32
 @triton.jit
 def join_kernel(
     encoder, predictor, hidden, logit_len, target_len, seed: tl.int64, scale, threshold: tl.int64,
-    cells: tl.int64, T, W, width, stride_eb, stride_et, stride_pb, stride_pu, first_utterance, first_frame,
+    cells, T, W, width, stride_eb, stride_et, stride_pb, stride_pu, first_utterance, first_frame,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, ACTIVATION: tl.constexpr, DROPOUT: tl.constexpr,
 ):  # fmt: skip
     """ROWS cells by COLUMNS channels; zero outside the lattice."""
-    cell = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    cell = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     first = tl.program_id(1) * COLUMNS
     channel = first + tl.arange(0, COLUMNS)
     there = cell < cells
     u = cell % W
     t = (cell // W) % T
-    b = cell // (W * T)
+    b = (cell // (W * T)).to(tl.int64)
     inside = there & (first_frame + t < tl.load(logit_len + b, mask=there, other=0))
     inside &= u <= tl.load(target_len + b, mask=there, other=-1)
     exists = (channel < width)[None, :]
@@ -42,7 +42,7 @@ def join_kernel(
         state = tl.where(keep, state * scale, 0.0)
     state = tl.where(wanted, state, 0.0)
     tl.store(
-        hidden + cell[:, None] * width + channel[None, :],
+        hidden + cell[:, None].to(tl.int64) * width + channel[None, :],
         state.to(hidden.dtype.element_ty),
         mask=there[:, None] & exists,
     )
@@ -82,7 +82,9 @@ def join_backward_kernel(
             predictor + b * stride_pb + u[:, None] * stride_pu + channel[None, :], mask=wanted, other=0.0
         )
         cell = (b * T + t) * W + u
-        flow = tl.load(grad_hidden + cell[:, None] * width + channel[None, :], mask=wanted, other=0.0).to(tl.float32)
+        flow = tl.load(grad_hidden + cell[:, None].to(tl.int64) * width + channel[None, :], mask=wanted, other=0.0).to(
+            tl.float32
+        )
         flow *= slope(encoded.to(tl.float32) + predicted.to(tl.float32), ACTIVATION)
         if DROPOUT:
             utterance = tl.zeros_like(other) + (first_utterance + b).to(tl.int32)

@@ -20,19 +20,19 @@ NEGATIVE = tl.constexpr(-1e30)
 @triton.jit
 def scores_kernel(
     logits, targets, logit_len, target_len, lse, lp_blank, lp_label,
-    cells: tl.int64, T, W, V, blank, stride_b, stride_t, stride_u, stride_targets,
+    cells, T, W, V, blank, stride_b, stride_t, stride_u, stride_targets,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """lse, log p(blank) and log p(label) of ROWS cells, one pass over their logits."""
-    cell = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    cell = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     there = cell < cells
     u = cell % W
     t = (cell // W) % T
-    b = cell // (W * T)
+    b = (cell // (W * T)).to(tl.int64)
     target_count = tl.load(target_len + b, mask=there, other=0)
     inside = there & (t < tl.load(logit_len + b, mask=there, other=0)) & (u <= target_count)
     labelled = inside & (u < target_count)
-    row = logits + cell * V
+    row = logits + cell.to(tl.int64) * V
     greatest = tl.full((ROWS,), NEGATIVE, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     for first in range(0, V, COLUMNS):
@@ -56,16 +56,16 @@ def scores_kernel(
 @triton.jit
 def gradient_kernel(
     logits, out, targets, logit_len, target_len, lse, occupancy_blank, occupancy_label, grad_losses,
-    cells: tl.int64, T, W, V, blank, stride_targets, emphasis, clamp,
+    cells, T, W, V, blank, stride_targets, emphasis, clamp,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """p*(gb + gl') - [blank]*gb - [label]*gl' with gl' = emphasis*gl, clamped, times grad_losses; out may be logits."""
-    cell = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    cell = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     there = cell < cells
     u = cell % W
     t = (cell // W) % T
-    b = cell // (W * T)
+    b = (cell // (W * T)).to(tl.int64)
     target_count = tl.load(target_len + b, mask=there, other=0)
     inside = there & (t < tl.load(logit_len + b, mask=there, other=0)) & (u <= target_count)
     blank_share = tl.load(occupancy_blank + cell, mask=inside, other=0.0)
@@ -73,7 +73,7 @@ def gradient_kernel(
     normalizer = tl.load(lse + cell, mask=inside, other=0.0)
     label = tl.load(targets + b * stride_targets + u, mask=inside & (u < target_count), other=-1)
     scale = tl.load(grad_losses + b, mask=inside, other=0.0)
-    place = cell[:, None] * V + column[None, :]
+    place = cell[:, None].to(tl.int64) * V + column[None, :]
     exists = column[None, :] < V
     z = tl.load(logits + place, mask=inside[:, None] & exists, other=float("-inf")).to(tl.float32)
     grad = tl.exp(z - normalizer[:, None]) * (blank_share + label_share)[:, None]
