@@ -68,39 +68,63 @@ class Document:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measures and prints; 0 if all results were right."""
-    document = _document(arguments)
-    _show("")
-    print(_as_json(document) if arguments.json else _as_text(document))
+    """Measures and prints, each table when it is done; 0 if all results were right."""
+    entry = OPERATIONS[arguments.operation]
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    sessions = _sessions(arguments, device)
+    emit = _nothing if arguments.json else _print_block
+    document = Document(machine(), [], _works(arguments, device, sessions), [], "not asked for")
+    emit(_facts(document))
+    for session in sessions:
+        rows = session.measure(_progress(session.shape))
+        document.sessions.append((session, rows))
+        names = operation_of(session.operation, session.shape).beside
+        emit(report.timing_table(session, rows, names, document.works[session.shape]))
+    if not (arguments.no_compile or arguments.quick):
+        document.builds, document.not_compiled = _builds(entry.kernels)
+    emit(_compiled(document))
+    for shape, works in document.works.items():
+        emit(f"Roofline of {shape}, {_precision(arguments, device)} tensors\n{report.roofline_table(works)}")
+    if arguments.json:
+        print(_as_json(document))
     return 0 if document.is_sound else 1
 
 
-def _document(arguments: argparse.Namespace) -> Document:
+def _sessions(arguments: argparse.Namespace, device: str) -> list[Session]:
+    """One for each shape. What is wrong with a call is found here, before anything is measured."""
     entry = OPERATIONS[arguments.operation]
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     shapes = arguments.shape or (entry.quick if arguments.quick else entry.defaults)
     for shape in shapes:
-        operation_of(arguments.operation, shape)
-        for name in arguments.only or ():  # what is wrong here is found before anything is measured
-            subject_of(operation_of(arguments.operation, shape), name)
-    sessions = []
-    for shape in shapes:
-        session = Session(
-            arguments.operation,
-            shape,
-            device,
-            arguments.dtype,
-            arguments.threads,
-            arguments.rounds or (2 if arguments.quick else 7),
-            tuple(arguments.only or ()),
-            tuple(arguments.own),
-        )
-        sessions.append((session, session.measure(_progress(shape))))
-    compiles = not (arguments.no_compile or arguments.quick)
-    builds, reason = _builds(entry.kernels) if compiles else ([], "not asked for")
-    precision: Precision = "float32" if arguments.dtype in ("float32", "float64") and device == "cuda" else "bf16"
-    works = {shape: works_of(arguments.operation, shape, precision) for shape in shapes}
-    return Document(machine(), sessions, works, builds, reason)
+        operation = operation_of(arguments.operation, shape)
+        for name in (*(arguments.only or ()), *arguments.own):
+            subject_of(operation, name)
+    rounds = arguments.rounds or (2 if arguments.quick else 7)
+    only, own = tuple(arguments.only or ()), tuple(arguments.own)
+    return [
+        Session(arguments.operation, shape, device, arguments.dtype, arguments.threads, rounds, only, own)
+        for shape in shapes
+    ]
+
+
+def _precision(arguments: argparse.Namespace, device: str) -> Precision:
+    """Of the roofline: that of the measured tensors on a GPU; on a CPU what one would train in on a GPU."""
+    if arguments.operation == "log_mel" or (device == "cuda" and arguments.dtype in ("float32", "float64")):
+        return "float32"
+    return "bf16"
+
+
+def _works(arguments: argparse.Namespace, device: str, sessions: list[Session]) -> dict[str, tuple[Work, ...]]:
+    precision = _precision(arguments, device)
+    return {session.shape: works_of(arguments.operation, session.shape, precision) for session in sessions}
+
+
+def _nothing(block: str) -> None:
+    """Prints nothing: the document follows."""
+
+
+def _print_block(block: str) -> None:
+    _show("")
+    print(block, end="\n\n", flush=True)
 
 
 def _progress(title: str) -> Callable[[str], None]:
@@ -131,22 +155,19 @@ def _builds(folder: str) -> tuple[list[BuildReport], str]:
     return reports, ""
 
 
-def _as_text(document: Document) -> str:
+def _facts(document: Document) -> str:
     facts = document.machine
-    blocks = [", ".join(f"{name} {value}" for name, value in facts.items() if value not in (None, ""))]
-    if not facts["gpus"]:
-        blocks.append(NOT_TIMED)
-    for session, rows in document.sessions:
-        operation = operation_of(session.operation, session.shape)
-        works = document.works[session.shape]
-        blocks.append(report.timing_table(session, rows, operation.beside, works))
+    line = ", ".join(f"{name} {value}" for name, value in facts.items() if value not in (None, ""))
+    return line if facts["gpus"] else f"{line}\n\n{NOT_TIMED}"
+
+
+def _compiled(document: Document) -> str:
+    lines = ["Compiled kernels" if document.builds else "Compiled kernels: none shown"]
     if document.builds:
-        blocks.append("Compiled kernels\n" + report.build_table(document.builds))
+        lines.append(report.build_table(document.builds))
     if document.not_compiled:
-        blocks.append(f"Compiled kernels: none shown, {document.not_compiled}")
-    for shape, works in document.works.items():
-        blocks.append(f"Roofline of {shape}, {works[-1].precision}\n" + report.roofline_table(works))
-    return "\n\n".join(blocks)
+        lines.append(document.not_compiled)
+    return "\n".join(lines)
 
 
 def _as_json(document: Document) -> str:

@@ -78,7 +78,7 @@ class Subject:
         name: what the table calls it.
         run: does it, and gives the output and the gradients.
         module: what it imports beyond torch; a row says so where it is missing.
-        slow: it is run once, without repetition.
+        slow: it is run once, and that run is its time.
         work: the line of the roofline that bounds it.
         foreign: the environment variable that names the Python in which it runs, where that is another one.
     """

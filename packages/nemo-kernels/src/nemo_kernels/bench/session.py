@@ -93,7 +93,7 @@ class Session:
             for number in range(self.rounds):
                 progress(f"round {number + 1} of {self.rounds}")
                 for turn in turns:
-                    turn.take(number)
+                    turn.take()
             return [turn.concluded() for turn in turns]
 
     def _case(self, subject: str, expected: Path) -> Case:
@@ -130,15 +130,17 @@ class _Turns:
             return
         self._row.extra_bytes = answer["extra_bytes"]
         self._row.output_error, self._row.gradient_error = answer["output"], answer["gradient"]
+        if self._slow:
+            self._times.append(Time(**answer["first"]))
         if answer["wrong"]:
             self._row.state, self._row.note = "WRONG", answer["wrong"]
 
     def _fail(self, process: WorkerProcess) -> None:
         self._row.state, self._row.note = "failed", process.last_words()
 
-    def take(self, number: int) -> None:
-        """One run, unless the subject is out of the race, or slow and has had its run."""
-        if self._process is None or self._row.state != "measured" or (self._slow and number):
+    def take(self) -> None:
+        """One run, unless the subject is out of the race, or slow: then its first run is what counts."""
+        if self._process is None or self._row.state != "measured" or self._slow:
             return
         answer = self._process.ask("run")
         if answer is None:

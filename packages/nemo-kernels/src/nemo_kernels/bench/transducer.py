@@ -80,8 +80,8 @@ def _lengths(shape: TransducerShape, device: torch.device) -> dict[str, Tensor]:
 
 
 def _rounding(shape: TransducerShape) -> float:
-    """Rounding grows with the loss, about log V for each step, since the lattice subtracts numbers of that size."""
-    return max(1.0, (shape.frames + shape.targets) * math.log(shape.vocabulary) / 50)
+    """Float32 gradients lose digits with the size of the loss, about log V a step, which the lattice subtracts."""
+    return max(1.0, (shape.frames + shape.targets) * math.log(shape.vocabulary) / 20)
 
 
 def _lattice(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
