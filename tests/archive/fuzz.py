@@ -19,8 +19,10 @@ import argparse
 import collections
 import contextlib
 import gc
+import importlib
 import json
 import os
+import pkgutil
 import random
 import re
 import resource
@@ -42,9 +44,14 @@ import torch  # noqa: F401 - before the memory is limited
 from fuzz_mutations import mutate
 from fuzz_seeds import golden_seeds, small_seeds
 
+import nemo_archive
 from nemo_archive import Archive, ArchiveError, open_archive
 from nemo_archive.numpy import load_arrays
 from nemo_archive.torch import load_state_dict
+
+for module in pkgutil.iter_modules(nemo_archive.__path__):  # before the children, which are to share them
+    if module.name != "__main__":
+        importlib.import_module(f"nemo_archive.{module.name}")
 
 LONGEST_S = 1.0  # of processor time, which other programs on the machine do not lengthen
 LARGEST_ALLOCATION = 512 << 20  # bytes of address space that a case may add

@@ -11,6 +11,7 @@ TABLES = {
     "test_zips": ["ATTACKS"],
     "test_configs": ["ATTACKS"],
     "test_safetensors_headers": ["SAFETENSORS"],
+    "test_distributed_metadata": ["ATTACKS"],
     "test_containers": ["IN_TAR", "HEADERS", "FILES"],
 }
 

@@ -30,6 +30,8 @@ SAFETENSORS = {
     "dtype that is a list": (({"w": tensor(dtype=["F32"])},), "dtype ['F32'] is unknown"),
     "negative size": (({"w": tensor(shape=[-4])},), "a shape of [-4]"),
     "shape that overflows": (({"w": tensor(shape=[1 << 32, 1 << 32])},), "a shape of [4294967296, 4294967296]"),
+    "empty tensor of astronomic shape": (({"w": tensor(end=0, shape=[0, 1 << 62])}, b""), "a shape of [0, 46116"),
+    "hundred axes": (({"w": tensor(end=4, shape=[1] * 100)}, bytes(4)), "a shape of [1, 1, 1,"),
     "size of another kind": (({"w": tensor(shape=[True])},), "a shape of [True]"),
     "another number of bytes": (({"w": tensor(end=12)},), "12 bytes where 16 belong"),
     "end before the begin": (({"w": tensor(begin=16, end=0)},), "-16 bytes where 16 belong"),

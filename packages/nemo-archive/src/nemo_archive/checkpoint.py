@@ -20,7 +20,7 @@ from nemo_archive.unpickler import ITEM_BYTES, StorageRef, StoredTensor, load_pi
 LARGEST_PICKLE = 32 << 20  # bytes; a model of a thousand tensors has 0.2 MB
 LARGEST_REPETITION = 64 << 20  # bytes that an expanded tensor (stride 0) may stand for, if its storage has fewer
 _DEEPEST = 50
-_MOST_AXES = 32
+MOST_AXES = 32  # numpy before 2 has no more
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6, after the protocol
 
 
@@ -208,9 +208,14 @@ def _storage(span: Span, records: dict[str, Any], known: dict[str, Storage], ref
     return known[ref.key]
 
 
+def addressable(shape: tuple[int, ...] | list[int]) -> bool:
+    """Whether numpy and torch can make a tensor of that shape: they want it small even where one axis is empty."""
+    return len(shape) <= MOST_AXES and prod(size for size in shape if size) < 2**58
+
+
 def _checked(span: Span, name: str, tensor: StoredTensor, storage: Storage) -> TensorInfo:
     item = ITEM_BYTES[tensor.dtype]
-    if len(tensor.shape) != len(tensor.strides) or len(tensor.shape) > _MOST_AXES:
+    if len(tensor.shape) != len(tensor.strides) or len(tensor.shape) > MOST_AXES:
         raise span.error(f"tensor {name!r:.100}: {len(tensor.shape)} axes and {len(tensor.strides)} strides")
     if 0 in tensor.shape:
         reach = 0
@@ -222,7 +227,7 @@ def _checked(span: Span, name: str, tensor: StoredTensor, storage: Storage) -> T
     nbytes = prod(tensor.shape) * item
     if nbytes > storage.nbytes and nbytes > LARGEST_REPETITION:
         raise span.error(f"tensor {name!r:.100} makes {nbytes} bytes of {storage.nbytes} by repeating them")
-    if prod(size for size in tensor.shape if size) * item >= 2**62 or max(tensor.strides, default=0) * item >= 2**62:
+    if not addressable(tensor.shape) or max(tensor.strides, default=0) * item >= 2**62:
         raise span.error(f"tensor {name!r:.100} has sizes or strides beyond what a machine can address")
     return TensorInfo(
         name,

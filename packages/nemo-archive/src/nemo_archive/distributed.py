@@ -14,7 +14,7 @@ from collections import OrderedDict
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nemo_archive.checkpoint import Checkpoint, Storage, TensorInfo, read_checkpoint
+from nemo_archive.checkpoint import Checkpoint, Storage, TensorInfo, addressable, read_checkpoint
 from nemo_archive.safety import ArchiveError, check_tensor_name
 from nemo_archive.sources import Span
 from nemo_archive.strided import Layout, copy_elements, in_row_order, row_strides
@@ -134,11 +134,18 @@ def _state_dict(metadata: Any) -> dict[str, Any]:
 def _places(metadata: _Metadata) -> dict[tuple[str, tuple[int, ...] | None], _Place]:
     """Where each piece was written, by name and first index."""
     stored = metadata.get("storage_data")
-    places = {}
+    places: dict[tuple[str, tuple[int, ...] | None], _Place] = {}
+    starts = set()
     for index, place in stored.items() if isinstance(stored, dict) else ():
         name = index.get("fqn") if isinstance(index, _Index) else None
         if type(name) is not str or not isinstance(place, _Place):
             raise ArchiveError("the list of pieces is damaged")
+        start = (place.get("relative_path"), place.get("offset"))
+        if type(start[0]) is not str or type(start[1]) is not int or start in starts:
+            raise ArchiveError(
+                f"{name!r:.100}: a piece has no place of its own"
+            )  # else a few bytes could fill a memory
+        starts.add(start)
         offset = index.get("offset")
         places[name, None if offset is None else _sizes(offset)] = place
     return places
@@ -176,7 +183,7 @@ def _sizes(value: Any) -> tuple[int, ...]:
 
 
 def _check_pieces(name: str, shape: tuple[int, ...], pieces: list[_Piece]) -> None:
-    if prod(shape) >= 2**60:
+    if not addressable(shape):
         raise ArchiveError(f"tensor {name!r:.100}: a shape of {shape!r:.80}")
     for piece in pieces:
         axes = len(piece.offsets) == len(piece.sizes) == len(shape)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from typing import Any, BinaryIO, NamedTuple
 
-from nemo_archive.checkpoint import Checkpoint, Storage, TensorInfo
+from nemo_archive.checkpoint import Checkpoint, Storage, TensorInfo, addressable
 from nemo_archive.safety import ArchiveError, check_tensor_name, describe_file
 from nemo_archive.sources import Span
 from nemo_archive.strided import Layout, row_order, row_strides
@@ -138,7 +138,7 @@ def _entry(name: str, described: Any, span: Span) -> _Entry:
     code, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
     if not isinstance(code, str) or code not in DTYPES:
         raise span.error(f"tensor {name!r:.100}: dtype {code!r:.40} is unknown")
-    if not _sizes(shape) or len(shape) > 64 or prod(shape) >= 2**60:
+    if not _sizes(shape) or not addressable(shape):
         raise span.error(f"tensor {name!r:.100}: a shape of {shape!r:.80}")
     if not _sizes(offsets) or len(offsets) != 2:
         raise span.error(f"tensor {name!r:.100}: data_offsets of {offsets!r:.80}")
