@@ -36,7 +36,7 @@ class Form:
 
 
 def architecture_of(device: torch.device) -> int:
-    """The line of the table for a device: by its matrix instruction, which only Hopper and Blackwell's B200 have anew."""
+    """The line of the table for a device, by its matrix instruction: H100's and B200's kinds have their own."""
     major = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 8
     return {9: 90, 10: 100, 11: 100}.get(major, 80)
 
