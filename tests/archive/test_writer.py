@@ -144,6 +144,48 @@ except OSError as error:
     assert path.read_bytes() == b"old"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs RLIMIT_FSIZE")
+@pytest.mark.parametrize("weights", ["torch", "safetensors"])
+def test_a_disk_that_is_full_in_the_midst_of_a_model_is_an_oserror_and_leaves_the_old_file_alone(tmp_path, weights):
+    program = """
+import os, resource, signal, sys
+import torch
+from nemo_archive.torch import save_archive
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+for limit in (100, 5_000, 300_000, 1_000_000, 2_000_500):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    try:
+        save_archive(sys.argv[1], {"a": 1}, {f"w{i}": torch.ones(100_000) for i in range(5)}, weights=sys.argv[2])
+    except OSError as error:
+        print(error.strerror, os.listdir(os.path.dirname(sys.argv[1])))
+"""
+    path = tmp_path / "model.nemo"
+    path.write_bytes(b"old")
+    command = [sys.executable, "-c", program, str(path), weights]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (run.stdout, run.stderr) == ("File too large ['model.nemo']\n" * 5, "")
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs locks")
+def test_what_a_killed_writer_left_is_removed_by_the_next_and_what_a_living_one_writes_is_not(tmp_path):
+    path = tmp_path / "model.nemo"
+    left = tmp_path / ".model.nemo.0123456789ab.tmp"
+    others = [tmp_path / ".other.nemo.0123456789ab.tmp", tmp_path / ".model.nemo.tmp", tmp_path / ".model.nemo.zz.tmp"]
+    for file in (left, *others):
+        file.write_bytes(b"part")
+
+    def write_another(_file):
+        growing = {file.name for file in tmp_path.iterdir()} - {file.name for file in others}
+        write(path)
+        assert len(growing) == 1
+        assert growing <= {file.name for file in tmp_path.iterdir()}
+
+    with ArchiveWriter(path) as writer:
+        writer.add_stream("x", write_another)
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])
+
+
 def test_the_permissions_of_a_replaced_file_are_kept_and_new_ones_follow_the_umask(tmp_path):
     path = tmp_path / "model.nemo"
     write(path)

@@ -143,13 +143,18 @@ class _Counting(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
         self._file, self.count = file, 0
+        self.failure: OSError | None = None  # torch makes a RuntimeError of a full disk
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         size = memoryview(data).nbytes
-        self._file.write(data)
+        try:
+            self._file.write(data)
+        except OSError as error:
+            self.failure = error
+            raise
         self.count += size
         return size
 
@@ -163,7 +168,12 @@ def _write_stream(file: BinaryIO, name: str, write: Callable[[BinaryIO], object]
     room = len(_header(name, 0))
     file.write(bytes(room))
     counting = _Counting(file)
-    write(cast(BinaryIO, counting))
+    try:
+        write(cast(BinaryIO, counting))
+    except Exception:
+        if counting.failure is not None:
+            raise counting.failure from None
+        raise
     end = start + room + counting.count
     header = _header(name, counting.count)
     if len(header) != room:
