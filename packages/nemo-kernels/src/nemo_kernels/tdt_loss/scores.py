@@ -61,8 +61,8 @@ def score_cells(
         logits.new_zeros((len(tokens.blanks), *cells), dtype=torch.float64),
         logits.new_zeros(cells, dtype=torch.float64),
     )
-    for b, frames, positions in _blocks(logits, frame_len, target_len):
-        here = (b, frames, slice(positions))
+    for b, (frames, labels) in enumerate(zip(frame_len, target_len, strict=True)):
+        here = (b, slice(frames), slice(labels + 1))
         score_rows(logits[here], targets[b], tokens, scores, here, overwrite=overwrite)
     return scores
 
@@ -78,13 +78,17 @@ def score_rows(
 ) -> None:
     """Scores of some frames of one utterance, logits (frames, positions, at least V), into `scores` at `here`."""
     z = logits[..., : tokens.count]
-    greatest = z.amax(dim=-1, keepdim=True)
     blanks = [z[..., token].to(torch.float64, copy=True) for token in tokens.blanks]
     label = _pick(z, target)
-    exponentials = torch.sub(z, greatest, out=z) if overwrite else z.to(working_dtype(z.dtype)) - greatest
-    total = exponentials.exp_().sum(dim=-1).double()
-    norm = greatest[..., 0].double() + total.log()
-    scores.norm[here] = total if overwrite else norm
+    greatest, total = (z.new_empty(z.shape[:2], dtype=working_dtype(z.dtype)) for _ in range(2))
+    for rows in _blocks(logits):
+        block = z[rows]
+        highest = block.amax(dim=-1, keepdim=True)
+        greatest[rows] = highest[..., 0]
+        exponentials = torch.sub(block, highest, out=block) if overwrite else block.to(total.dtype) - highest
+        torch.sum(exponentials.exp_(), dim=-1, out=total[rows])
+    norm = greatest.double() + total.double().log()
+    scores.norm[here] = total.double() if overwrite else norm
     for plane, blank in zip(scores.blank, blanks, strict=True):
         plane[here] = blank - norm
     scores.label[here][:, :-1] = label - norm[:, :-1]
@@ -114,25 +118,29 @@ class TokenGradient:
 
     def write(self, logits: Tensor, target: Tensor, out: Tensor, here: tuple[int, slice, slice], weight: float) -> None:
         """`weight` times the gradient of logits (frames, positions, at least V) at `here`; `out` may be `logits`."""
-        z = logits[..., : self.tokens.count]
-        wanted = out[..., : self.tokens.count]
-        gradient = wanted if z.dtype == self.norm.dtype else torch.empty_like(z, dtype=self.norm.dtype)
-        blank = self.occupancy_blank[:, *here]
-        label = self.occupancy_label[here] * (1 + self.fastemit_lambda)
-        total, unit = blank.sum(dim=0).add_(label), 1.0 if self.clamp > 0 else weight
+        unit = 1.0 if self.clamp > 0 else weight
+        blank = self.occupancy_blank[:, *here] * unit
+        label = self.occupancy_label[here] * (unit * (1 + self.fastemit_lambda))
+        total, norm = (blank.sum(dim=0) + label)[..., None], self.norm[here][..., None]
+        index = target[: label.shape[1] - 1, None]
+        less = -label[:, :-1, None]
         if self.overwritten:
-            torch.mul(z, (total * unit / self.norm[here])[..., None], out=gradient)
-        else:
-            # factors stay outside: the exponential of what is below -87 takes twenty times as long as another
-            torch.sub(z, self.norm[here][..., None], out=gradient).exp_().mul_((total * unit)[..., None])
-        for plane, token in zip(blank, self.tokens.blanks, strict=True):
-            gradient[..., token] -= plane * unit
-        index = target[: label.shape[1] - 1, None].expand(*label[:, :-1].shape, 1)
-        gradient[:, :-1].scatter_add_(-1, index, label[:, :-1, None] * -unit)
-        if self.clamp > 0:
-            gradient.clamp_(-self.clamp, self.clamp).mul_(weight)
-        if gradient is not wanted:
-            wanted.copy_(gradient)
+            total /= norm
+        for rows in _blocks(logits):
+            z, wanted = logits[rows][..., : self.tokens.count], out[rows][..., : self.tokens.count]
+            gradient = wanted if z.dtype == norm.dtype else torch.empty_like(z, dtype=norm.dtype)
+            if self.overwritten:
+                torch.mul(z, total[rows], out=gradient)
+            else:
+                # factors stay outside: the exponential of what is below -87 takes twenty times as long as another
+                torch.sub(z, norm[rows], out=gradient).exp_().mul_(total[rows])
+            for plane, token in zip(blank, self.tokens.blanks, strict=True):
+                gradient[..., token] -= plane[rows]
+            gradient[:, :-1].scatter_add_(-1, index.expand(len(z), -1, 1), less[rows])
+            if self.clamp > 0:
+                gradient.clamp_(-self.clamp, self.clamp).mul_(weight)
+            if gradient is not wanted:
+                wanted.copy_(gradient)
 
 
 def write_gradient(
@@ -148,15 +156,12 @@ def write_gradient(
     for b, (frames, labels) in enumerate(zip(frame_len, target_len, strict=True)):
         out[b, frames:] = 0
         out[b, :frames, labels + 1 :] = 0
-    for b, block, positions in _blocks(logits, frame_len, target_len):
-        here = (b, block, slice(positions))
+        here = (b, slice(frames), slice(labels + 1))
         gradient.write(logits[here], targets[b], out[here], here, weights[b])
 
 
-def _blocks(logits: Tensor, frame_len: list[int], target_len: list[int]) -> Iterator[tuple[int, slice, int]]:
-    """Utterance, frames and number of positions of blocks that hold about _BLOCK elements."""
-    width = logits.shape[-1]
-    for b, (frames, labels) in enumerate(zip(frame_len, target_len, strict=True)):
-        step = max(1, _BLOCK // (width * (labels + 1)))
-        for start in range(0, frames, step):
-            yield b, slice(start, min(start + step, frames)), labels + 1
+def _blocks(logits: Tensor) -> Iterator[slice]:
+    """Frames of logits (frames, W, V) in blocks of about _BLOCK elements."""
+    frames, positions, width = logits.shape
+    step = max(1, _BLOCK // (positions * width))
+    return (slice(start, min(start + step, frames)) for start in range(0, frames, step))
