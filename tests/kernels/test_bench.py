@@ -11,7 +11,15 @@ import torch
 
 from nemo_kernels import cli
 from nemo_kernels.bench import eager, report
-from nemo_kernels.bench.catalogue import OPERATIONS, numbers_in, operation_of, shape_of, warm_up_shape, works_of
+from nemo_kernels.bench.catalogue import (
+    OPERATIONS,
+    complete_shape,
+    numbers_in,
+    operation_of,
+    shape_of,
+    warm_up_shape,
+    works_of,
+)
 from nemo_kernels.bench.command import Document
 from nemo_kernels.bench.measurement import timed, with_memory
 from nemo_kernels.bench.problem import Difference, expected_results
@@ -131,7 +139,7 @@ def test_a_wrong_result_gets_no_speed_and_fails_the_command(own_subject, capsys)
 
 
 def test_a_right_result_passes_and_tables_are_printed(capsys):
-    assert cli.main(["bench", "tdt", "--quick", "--shape", "B=2,T=9,U=3,V=11", "--only", "torch eager"]) == 0
+    assert cli.main(["bench", "tdt", "--quick", "--shape", "V=11,B=2,T=9,U=3", "--only", "torch eager"]) == 0
     text = capsys.readouterr().out
     assert "ratios to torch eager" in text
     (line,) = [line.split() for line in text.splitlines() if line.startswith("torch eager")]
@@ -211,6 +219,7 @@ def test_shapes_are_spelled_by_letters_and_filled_up_with_defaults():
     assert shape_of("rnnt", "V=256,H=64").width == 64
     assert shape_of("attention", "T=1000").frames == 1000
     assert shape_of("log_mel", "L=160000").frames == 1001
+    assert complete_shape("rnnt", "H=64,V=256") == "B=8,T=200,U=40,V=256,H=64"
     assert warm_up_shape("rnnt", "V=256,H=64") == "B=2,T=6,U=2,V=256,H=64"
 
 

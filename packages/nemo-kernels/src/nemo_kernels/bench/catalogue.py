@@ -146,7 +146,16 @@ def works_of(operation: str, text: str, precision: roofline.Precision = "bf16") 
 
 def warm_up_shape(operation: str, text: str) -> str:
     """A small shape of the same kind, whose inner widths are the same."""
-    numbers = {**numbers_in(operation, text)}
+    numbers = numbers_in(operation, text)
     for letter, most in OPERATIONS[operation].least.items():
         numbers[letter] = min(numbers[letter], most)
+    return _spelled(numbers)
+
+
+def complete_shape(operation: str, text: str) -> str:
+    """The same shape with all its letters."""
+    return _spelled(numbers_in(operation, text))
+
+
+def _spelled(numbers: Mapping[str, int]) -> str:
     return ",".join(f"{letter}={value}" for letter, value in numbers.items())

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from nemo_kernels.bench import report
-from nemo_kernels.bench.catalogue import OPERATIONS, operation_of, works_of
+from nemo_kernels.bench.catalogue import OPERATIONS, complete_shape, operation_of, works_of
 from nemo_kernels.bench.machine import NOT_TIMED, machine
 from nemo_kernels.bench.session import Row, Session
 from nemo_kernels.bench.worker import subject_of
@@ -93,7 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _sessions(arguments: argparse.Namespace, device: str) -> list[Session]:
     """One for each shape. What is wrong with a call is found here, before anything is measured."""
     entry = OPERATIONS[arguments.operation]
-    shapes = arguments.shape or (entry.quick if arguments.quick else entry.defaults)
+    given = arguments.shape or (entry.quick if arguments.quick else entry.defaults)
+    shapes = [complete_shape(arguments.operation, shape) for shape in given]
     for shape in shapes:
         operation = operation_of(arguments.operation, shape)
         for name in (*(arguments.only or ()), *arguments.own):
