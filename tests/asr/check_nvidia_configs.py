@@ -29,6 +29,18 @@ NOISE = "model.train_ds.augmentor.rir_noise_aug"
 JOINT = ["++model.model_defaults.pred_hidden=48", "++model.model_defaults.joint_hidden=48"]
 CONTEXTNET = ["++model.model_defaults.filters=32", "++model.model_defaults.enc_hidden=48", *JOINT]
 TRANSDUCER = [*SMALL, *JOINT]
+LSTM = ["model.encoder.n_layers=2", "model.encoder.d_model=48", "model.encoder.proj_size=32"]
+SQUEEZEFORMER = ["model.encoder.n_layers=4", "model.encoder.d_model=64", "model.encoder.n_heads=4"]
+SQUEEZEFORMER += ["model.encoder.time_reduce_idx=2"]
+CARNELINET = ["model.model_defaults.filters=32", "model.model_defaults.encoder_final_filters=48"]
+WAV2VEC = [
+    "model.encoder.transformer.num_layers=2",
+    "model.encoder.transformer.inner_size=128",
+    "model.encoder.transformer.hidden_size=64",
+    "model.encoder.pos_embed.embedding_dim=64",
+    "model.preprocessor.embedding_dim=64",
+    "model.decoder.feat_in=64",
+]
 ROOM = [
     f"{NOISE}.prob=1.0",
     f"{NOISE}.rir_manifest_path={{noise}}",
@@ -64,6 +76,12 @@ CONFIGS = {
     "fastconformer/long_fastconformer/fast-conformer-long_ctc_bpe": SMALL + SPE,
     "fastconformer/cache_aware_streaming/fastconformer_ctc_bpe_streaming": SMALL + SPE,
     "fastconformer/cache_aware_streaming/fastconformer_ctc_char_streaming": SMALL,
+    "carnelinet/carnelinet_384": CARNELINET + SPE,
+    "lstm/lstm_ctc_bpe": LSTM + SPE,
+    "squeezeformer/squeezeformer_ctc_bpe": SQUEEZEFORMER + SPE,
+    "squeezeformer/squeezeformer_ctc_char": SQUEEZEFORMER,
+    "wav2vec_ctc/wav2vecCTC": WAV2VEC + SPE,
+    "wav2vec_ctc/wav2vecCTC_large": WAV2VEC + SPE,
     "contextnet_rnnt/config_rnnt": CONTEXTNET,
     "contextnet_rnnt/config_rnnt_bpe": CONTEXTNET + SPE,
     "contextnet_rnnt/contextnet_rnnt": CONTEXTNET + SPE,
@@ -89,6 +107,7 @@ CONFIGS = {
     "fastconformer/hybrid_transducer_ctc/fastconformer_hybrid_transducer_ctc_bpe": TRANSDUCER + SPE,
     "fastconformer/hybrid_transducer_ctc/fastconformer_hybrid_transducer_ctc_char": TRANSDUCER,
     "fastconformer/long_fastconformer/fast-conformer-long_transducer_bpe": TRANSDUCER + SPE,
+    "lstm/lstm_transducer_bpe": LSTM + JOINT + SPE,
 }
 EVERY = [
     "model.train_ds.manifest_filepath={manifest}",
@@ -145,6 +164,10 @@ def characters(path: Path) -> str:
     return "".join([label for label in labels if label.strip()][:4])
 
 
+def tokenized(overrides: list[str]) -> bool:
+    return any(override.startswith("model.tokenizer") for override in overrides)
+
+
 def main() -> int:
     folder, names = Path(sys.argv[1]), sys.argv[2:] or list(CONFIGS)
     speech = Path(__file__).parents[1] / "data" / "speech"
@@ -160,7 +183,7 @@ def main() -> int:
                 "noise": str(noise),
                 "manifest": str(
                     write_speech(Path(scratch) / "speech", characters(folder / f"{name}.yaml"))
-                    if "bpe" not in name and "citrinet" not in name
+                    if not tokenized(CONFIGS[name])
                     else write_speech(Path(scratch) / "speech", "thank you")
                 ),
                 "run": str(Path(scratch) / "run" / name),

@@ -20,4 +20,8 @@ def __getattr__(name: str) -> object:
         from nemo_asr.restore import load_model
 
         return load_model
+    if name in ("models", "modules"):
+        from importlib import import_module
+
+        return import_module(f"nemo_asr.{name}")
     raise AttributeError(f"module 'nemo_asr' has no attribute {name!r}")

@@ -10,11 +10,20 @@ MODULES: dict[str, tuple[str, ...]] = {
         "ConvASRDecoder": "conv_asr",
         "ConvASREncoder": "conv_asr",
         "HATJoint": "hybrid_autoregressive_transducer",
+        "ParallelConvASREncoder": "conv_asr",
+        "RNNEncoder": "rnn_encoder",
         "RNNTDecoder": "rnnt",
         "RNNTJoint": "rnnt",
         "SpectrogramAugmentation": "audio_preprocessing",
+        "SqueezeformerEncoder": "squeezeformer_encoder",
         "StatelessTransducerDecoder": "rnnt",
     }.items()
+}
+
+MODULES |= {
+    # NVIDIA's package does not have these without the file's name
+    f"nemo_asr.modules.{name}": (f"{_NVIDIA}.wav2vec_modules.{name}",)
+    for name in ("ConvFeatureEncoder", "Wav2VecTransformerEncoder")
 }
 
 _NVIDIA_MODELS = "nemo.collections.asr.models"

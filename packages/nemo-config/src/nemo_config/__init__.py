@@ -4,6 +4,7 @@ Importing this package imports neither Hydra nor OmegaConf nor torch, and little
 imported when first needed.
 """
 
+from nemo_config.dataclass_config import update_model_config
 from nemo_config.errors import ConfigError
 from nemo_config.file_config import file_config
 from nemo_config.hydra_runner import hydra_runner
@@ -27,4 +28,5 @@ __all__ = [
     "register_targets",
     "resolve_target",
     "saved_config",
+    "update_model_config",
 ]

@@ -56,12 +56,19 @@ def _copied(value: Any) -> Any:
     if is_omegaconf(value):
         return plain_value(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _copied(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {name: _copied(item) for name, item in _attributes(value).items()}
     if isinstance(value, Mapping):
         return {key: _copied(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_copied(item) for item in value]
     return _scalar(value)
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, and what a script has set on it beside them (`cfg.optim.betas = [0.9, 0.98]`)."""
+    given = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    beside = getattr(value, "__dict__", {})
+    return given | {name: item for name, item in beside.items() if name[0] != "_" and not hasattr(type(value), name)}
 
 
 def _scalar(value: Any) -> Any:

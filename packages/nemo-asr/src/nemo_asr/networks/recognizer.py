@@ -28,7 +28,7 @@ MODEL_KEYS = frozenset(
 """The keys that mean something in every recogniser's config."""
 
 IGNORED_MODEL_KEYS = frozenset(
-    "repeat dropout separable kernel_size_factor name nsys_profile memory_profile use_loss_scale".split()
+    "repeat dropout separable kernel_size_factor embedding_dim name nsys_profile memory_profile use_loss_scale".split()
 )
 """Keys that NVIDIA's configs carry: anchors for other sections, or tools that are not here."""
 
@@ -70,16 +70,26 @@ def build_recognizer_parts(
     front_end = section_of(config, "preprocessor")
     augment = config.get("spec_augment")
     sample_rate = int(config.get("sample_rate") or front_end.get("sample_rate", 16000))
+    preprocessor = instantiate(front_end, path="model.preprocessor", strict=strict)
     return RecognizerParts(
-        preprocessor=instantiate(front_end, path="model.preprocessor", strict=strict),
+        preprocessor=preprocessor,
         spec_augmentation=instantiate(augment, path="model.spec_augment", strict=strict) if augment else None,
         encoder=instantiate(section_of(config, "encoder"), path="model.encoder", strict=strict),
         tokenizer=_build_model_tokenizer(config, fetch),
         sample_rate=sample_rate,
-        window_stride_s=front_end.get("window_stride", 0.01) or front_end["n_window_stride"] / sample_rate,
+        window_stride_s=_window_stride_s(front_end, preprocessor, sample_rate),
         decoding=config.get("decoding") or {},
         strict=strict,
     )
+
+
+def _window_stride_s(front_end: Mapping[str, Any], preprocessor: nn.Module, sample_rate: int) -> float:
+    """Seconds from one feature frame to the next."""
+    samples = getattr(preprocessor, "samples_per_frame", None)
+    if samples is None:
+        stride_s: float = front_end.get("window_stride", 0.01) or front_end["n_window_stride"] / sample_rate
+        return stride_s
+    return float(samples / sample_rate)
 
 
 def section_of(config: Mapping[str, Any], name: str, path: str = "model") -> Mapping[str, Any]:

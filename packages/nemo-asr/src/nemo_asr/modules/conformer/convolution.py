@@ -1,5 +1,7 @@
 """Conformer convolution: pointwise-GLU, depthwise, norm, Swish, pointwise (arXiv 2005.08100).
 
+Squeezeformer's (arXiv 2206.00888) has a Swish in place of the GLU, so that the convolution in the middle is 2 D wide.
+
 B batch, T frames, D width
 """
 
@@ -19,21 +21,31 @@ class ConformerConvolution(nn.Module):
         padding: frames of zeros before and after; the kernel is as long as both and the frame itself.
         norm_type: batch_norm, layer_norm, instance_norm, fused_batch_norm or group_norm<groups>.
         use_bias: whether the convolutions have one.
+        gated: GLU after the first convolution; otherwise Swish.
     """
 
     def __init__(
-        self, d_model: int, padding: tuple[int, int], *, norm_type: str = "batch_norm", use_bias: bool = True
+        self,
+        d_model: int,
+        padding: tuple[int, int],
+        *,
+        norm_type: str = "batch_norm",
+        use_bias: bool = True,
+        gated: bool = True,
     ) -> None:
         super().__init__()
         self.padding = padding
+        self.gated = gated
+        inner = d_model if gated else 2 * d_model
         self.pointwise_conv1 = nn.Conv1d(d_model, 2 * d_model, 1, bias=use_bias)
-        self.depthwise_conv = nn.Conv1d(d_model, d_model, sum(padding) + 1, groups=d_model, bias=use_bias)
-        self.batch_norm = build_norm(norm_type, d_model)
-        self.pointwise_conv2 = nn.Conv1d(d_model, d_model, 1, bias=use_bias)
+        self.depthwise_conv = nn.Conv1d(inner, inner, sum(padding) + 1, groups=inner, bias=use_bias)
+        self.batch_norm = build_norm(norm_type, inner)
+        self.pointwise_conv2 = nn.Conv1d(inner, d_model, 1, bias=use_bias)
 
     def forward(self, x: Tensor, padded: Tensor) -> Tensor:
         """Mixes x (B, T, D) along time; frames where padded (B, T) is true contribute nothing."""
-        x = F.glu(_pointwise(self.pointwise_conv1, x), dim=2).masked_fill_(padded.unsqueeze(2), 0.0)
+        x = _pointwise(self.pointwise_conv1, x)
+        x = (F.glu(x, dim=2) if self.gated else F.silu(x)).masked_fill_(padded.unsqueeze(2), 0.0)
         x = F.silu(self.batch_norm(self._depthwise(x)))
         return _pointwise(self.pointwise_conv2, x)
 

@@ -73,15 +73,19 @@ class ConvASREncoder(NeuralModule):
         dense: tuple[int, ...] = ()  # channels that went into the dense blocks so far
         panes: tuple[int, ...] = (self._feat_in,)  # channels of what a block gets at run time
         for index, section in enumerate(jasper):
-            options = BlockOptions.read(section, f"jasper.{index}").with_residual_mode(residual_mode)
-            options = replace(options, kernel=scaled_kernel(options.kernel, options.kernel_size_factor))
+            towers = [
+                replace(tower, kernel=scaled_kernel(tower.kernel, tower.kernel_size_factor))
+                for tower in self._towers(section, f"jasper.{index}", residual_mode)
+            ]
+            options = towers[0]
             residual_mode = options.residual_mode or residual_mode
             if options.residual_dense:
                 dense = (*dense, self._feat_out)
             ways = dense if options.residual_dense else (self._feat_out,)
             if options.residual and panes[: len(ways)] != ways:
                 raise ValueError(f"jasper.{index}.residual: a block between dense ones is not dense")
-            self.encoder.append(_block(self._feat_out, options, layers, ways, f"jasper.{index}"))
+            blocks = [_block(self._feat_out, tower, layers, ways, f"jasper.{index}") for tower in towers]
+            self.encoder.append(self._side_by_side(blocks, section, self._feat_out, f"jasper.{index}"))
             keeps_panes = options.residual and options.residual_dense
             panes = (*panes, options.filters) if keeps_panes else (options.filters,)
             self._feat_out = options.filters
@@ -92,6 +96,16 @@ class ConvASREncoder(NeuralModule):
     def subsampling_factor(self) -> int:
         """Product of the blocks' strides: input frames for one output frame."""
         return self._subsampling_factor
+
+    def _towers(self, section: Mapping[str, Any], path: str, residual_mode: str) -> list[BlockOptions]:
+        """The options of the blocks that a section describes: one here, several in a parallel encoder."""
+        return [BlockOptions.read(section, path).with_residual_mode(residual_mode)]
+
+    def _side_by_side(
+        self, blocks: list[JasperBlock], section: Mapping[str, Any], in_channels: int, path: str
+    ) -> nn.Module:
+        """The module of a section's blocks."""
+        return blocks[0]
 
     def forward(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Encodes features (B, F, T) with valid frames (B,) to (B, D, T') and their frames (B,)."""
