@@ -7,6 +7,7 @@ import os
 import pytest
 
 from nemo_archive import open_archive
+from nemo_archive.cli import main as command
 from nemo_config import ConfigError, instantiate
 
 
@@ -205,6 +206,15 @@ def test_a_target_outside_the_table_is_read_as_text_and_never_built(made, canary
         instantiate(section, path="encoder")
     with pytest.raises(ConfigError, match="is not among the registered classes"):
         instantiate({"_target_": "torch.nn.ReLU", "inplace": section}, path="encoder")
+
+
+def test_verify_reports_targets_that_are_not_in_the_table(made, canary, capsys):
+    config = f"target: a.b.C\nencoder:\n  _target_: os.system\n  command: {made.command}\n"
+    path = made.archive({"model_weights.ckpt": made.zip_bytes({"data.pkl": b"\x80\x02}."})}, config=config.encode())
+    assert command(["verify", str(path), "--targets"]) == 1
+    printed = capsys.readouterr().out
+    assert "encoder._target_" in printed
+    assert "os.system" in printed
 
 
 def test_an_interpolation_that_reads_the_environment_stays_text(made, canary, monkeypatch):
