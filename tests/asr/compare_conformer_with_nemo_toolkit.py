@@ -123,6 +123,7 @@ CASES: dict[str, dict[str, Any]] = {
         "att_context_size": [[6, 2], [4, 1], [8, 0]],
         "contexts": [[4, 1], [8, 0]],
     },
+    "local_small": {**LOCAL, "att_context_size": [3, 8], "d_model": 16},
     "local_global_small": {**LOCAL, "global_tokens": 2, "global_tokens_spacing": 5, "d_model": 16},
     "stochastic_depth": {"n_layers": 5, "stochastic_depth_drop_prob": 0.6},
     "stochastic_depth_uniform": {

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_asr.modules.conformer import ConformerEncoder
+from nemo_asr.modules.conformer import ConformerEncoder, multi_head
+from nemo_kernels.attention import function
 
 CONFORMER_CASES = ("fastconformer_ctc_bpe", "conformer_ctc_bpe")
 OPTIONS = Path(__file__).parents[1] / "golden" / "conformer_options"
@@ -72,8 +73,13 @@ def test_parameters_have_the_names_and_the_order_of_nvidias_files(case, golden):
     ]
 
 
-@pytest.mark.parametrize("case", ["streaming_small", "local_global_small"])
-def test_other_options_equal_nvidias(case, equal_when_valid):
+@pytest.mark.parametrize("way", ["as it chooses", "matrix", "tiles"])
+@pytest.mark.parametrize("case", ["streaming_small", "local_small", "local_global_small"])
+def test_other_options_equal_nvidias_however_attention_is_computed(case, way, equal_when_valid, monkeypatch):
+    if way != "as it chooses":
+        first = 10**9 if way == "matrix" else 0
+        monkeypatch.setattr(function, "TILED_FROM_KEYS", {"learning": first, "inference": first})
+        monkeypatch.setattr(multi_head, "_WIDE_WINDOW", 0)  # narrow windows have blocks of their own otherwise
     with np.load(OPTIONS / f"{case}.npz") as file:
         arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "options"}
         module = ConformerEncoder(**json.loads(str(file["options"]))).eval()
