@@ -92,22 +92,25 @@ def test_a_space_before_punctuation_is_dropped():
     assert text == "a, b"
 
 
-def test_a_typed_beam_strategy_is_an_error_at_once():
-    message = r"model\.decoding\.strategy: 'beam_batch' needs beam search, .* use greedy or greedy_batch"
+def test_a_typed_strategy_that_needs_other_programs_is_an_error_at_once():
+    message = r"model\.decoding\.strategy: 'flashlight' is not offered; use greedy, greedy_batch, beam or beam_batch"
     with pytest.raises(ConfigError, match=message):
-        CtcDecoding({"strategy": "beam_batch"}, CharTokenizer("ab"), strict=True)
+        CtcDecoding({"strategy": "flashlight"}, CharTokenizer("ab"), strict=True)
 
 
-def test_a_files_beam_strategy_is_an_error_when_something_is_decoded():
-    decoder = CtcDecoding({"strategy": "beam"}, CharTokenizer("ab"))
-    with pytest.raises(ConfigError, match="needs beam search"):
+def test_a_files_strategy_that_needs_other_programs_is_an_error_when_something_is_decoded():
+    decoder = CtcDecoding({"strategy": "pyctcdecode"}, CharTokenizer("ab"))
+    with pytest.raises(ConfigError, match="is not offered"):
         decoder.texts(torch.tensor([[0]]), torch.tensor([1]))
 
 
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"strategy": "gredy"}, "model.decoding.strategy: 'gredy' is unknown; use greedy or greedy_batch"),
+        (
+            {"strategy": "gredy"},
+            "model.decoding.strategy: 'gredy' is unknown; use greedy, greedy_batch, beam or beam_batch",
+        ),
         ({"ctc_timestamp_type": "words"}, "ctc_timestamp_type: 'words' is none of char, word, segment, all"),
         ({"batch_dim_index": 1}, "batch_dim_index: 1 is not 0"),
         ({"word_separator": "|"}, "nearest valid key: model.decoding.word_seperator"),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -22,7 +22,12 @@ from nemo_asr.evaluation_mode import Switchable, evaluation_mode
 
 if TYPE_CHECKING:
     from nemo_asr.data.audio import ChannelSelector, Samples
+    from nemo_asr.decoding.fusion import Bias
     from nemo_asr.recordings import AudioInput, Recording
+
+
+Results: TypeAlias = "list[str] | list[Hypothesis] | list[list[str]] | list[list[Hypothesis]]"
+"""What `transcribe` gives: a text or hypothesis for each item, or, of a search that gives several, a list of them."""
 
 
 class Recognizer(Switchable, Protocol):
@@ -54,6 +59,8 @@ class Recognizer(Switchable, Protocol):
             encoded_len: frames of each (B,).
             timestamps: whether hypotheses carry times; None leaves it to the network's config.
             keep_log_probs: whether they carry log-probabilities.
+
+        A network whose search takes language models and phrases has a further keyword, `bias`.
         """
 
 
@@ -70,6 +77,7 @@ class TranscribeConfig:
     timestamps: bool | None = None
     verbose: bool = True
     partial_hypothesis: Any = None
+    bias: Bias | None = None
 
     def check(self) -> None:
         """Raises ValueError for what cannot be done, TypeError for a batch size that is no number."""
@@ -99,7 +107,8 @@ def transcribe(
     augmentor: Any = None,
     partial_hypothesis: Any = None,
     override_config: TranscribeConfig | None = None,
-) -> list[str] | list[Hypothesis]:
+    bias: Bias | None = None,
+) -> Results:
     """Transcribes audio; results stand in the order of the input.
 
     Args:
@@ -121,9 +130,11 @@ def transcribe(
         augmentor: not supported; an error unless None.
         partial_hypothesis: not supported; an error unless None.
         override_config: replaces the options that it has.
+        bias: language model and phrases of this call, instead of the config's.
 
     Returns:
-        texts, strings which also answer to `.text`; or hypotheses, if these or timestamps were asked for.
+        texts, strings which also answer to `.text`; or hypotheses, if these or timestamps were asked for. Where the
+        network's config asks for beam search and `return_best_hypothesis: false`, a list for each item, its best first.
 
     Raises:
         AudioError, ManifestError, FileNotFoundError, TypeError: before anything is computed, naming the item: it is
@@ -138,16 +149,22 @@ def transcribe(
         timestamps=timestamps,
         verbose=verbose,
         partial_hypothesis=partial_hypothesis,
+        bias=bias,
     )
     options.check()
     if isinstance(audio, torch.utils.data.DataLoader):
         hypotheses = _transcribe_loader(network, audio, options)
     else:
         hypotheses = _transcribe_sources(network, audio, options, sample_rate, pad_min_duration)
-    if options.return_hypotheses or options.timestamps:
-        return hypotheses
-    texts: list[str] = [TranscribedText(hypothesis.text) for hypothesis in hypotheses]
-    return texts
+    wants_texts = not (options.return_hypotheses or options.timestamps)
+    if any(hypothesis.n_best for hypothesis in hypotheses):
+        lists = [hypothesis.n_best or [hypothesis] for hypothesis in hypotheses]
+        return [_texts(readings) for readings in lists] if wants_texts else lists
+    return _texts(hypotheses) if wants_texts else hypotheses
+
+
+def _texts(hypotheses: Sequence[Hypothesis]) -> list[str]:
+    return [TranscribedText(hypothesis.text) for hypothesis in hypotheses]
 
 
 def _transcribe_sources(
@@ -187,8 +204,9 @@ def _transcribe_batch(
             input_signal=signal.to(device), length=signal_len.to(device), pad_to=0
         )
         encoded, encoded_len = network.encoder(audio_signal=features, length=features_len)[:2]
+        biased: dict[str, Any] = {} if options.bias is None else {"bias": options.bias}
         return network.decode(
-            encoded, encoded_len, timestamps=options.timestamps, keep_log_probs=_wants_log_probs(options)
+            encoded, encoded_len, timestamps=options.timestamps, keep_log_probs=_wants_log_probs(options), **biased
         )
 
 

@@ -233,7 +233,7 @@ def _transcribe(
         raise ConfigError("amp_dtype", config.amp_dtype, f"is none of {', '.join(AMP_DTYPES)}")
     device = next(network.parameters()).device.type
     with torch.autocast(device, getattr(torch, config.amp_dtype), enabled=config.amp):
-        return transcribe(
+        results = transcribe(
             network,
             sources,
             batch_size=config.batch_size,
@@ -241,6 +241,7 @@ def _transcribe(
             channel_selector=cast("ChannelSelector", config.channel_selector),
             timestamps=config.timestamps,
         )
+    return [result[0] if isinstance(result, list) else result for result in results]
 
 
 def _duration_s(source: str | ManifestEntry) -> float:

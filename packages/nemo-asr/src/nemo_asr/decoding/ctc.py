@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nemo_asr.decoding.ctc_config import BEAM_STRATEGIES, GREEDY_STRATEGIES, CtcDecodingConfig
+from nemo_asr.decoding.ctc_beam import CtcBeamSearch, PrefixPath
+from nemo_asr.decoding.ctc_config import CTC_BEAM_STRATEGIES, FOREIGN_STRATEGIES, GREEDY_STRATEGIES, CtcDecodingConfig
 from nemo_asr.decoding.ctc_greedy import GreedyPath, greedy_path, split_rows
-from nemo_asr.decoding.hypothesis import Hypothesis
+from nemo_asr.decoding.forced_alignment import ctc_forced_align
+from nemo_asr.decoding.fusion import Bias, Fusion, FusionSource
+from nemo_asr.decoding.hypothesis import Hypothesis, with_n_best
 from nemo_asr.decoding.spelling import Spelling
 from nemo_asr.decoding.timestamps import (
     TIMESTAMP_TYPES,
@@ -35,8 +38,8 @@ class CtcDecoding:
     Args:
         section: the `decoding` section of the model's config, or what is left of it; None for the defaults.
         tokenizer: its `vocab_size` is the id of blank.
-        strict: what is unknown or not here is an error at once (a person typed it); otherwise a file's beam strategy
-            is an error only when something is decoded, and a language model, phrases or confidence are left out.
+        strict: what is unknown, missing or not here is an error at once (a person typed it); otherwise it is one only
+            when something is decoded, and confidence is left out.
         path: where the section stands, for errors.
     """
 
@@ -61,10 +64,17 @@ class CtcDecoding:
             segment_gap=self.config.segment_gap_threshold,
             kind=self.config.ctc_timestamp_type,
         )
+        section_name = "greedy" if self.config.is_greedy else "beam"
+        self.fusion = FusionSource(self.config.fusion_keys, tokenizer, f"{path}.{section_name}")
+        beam = self.config.beam
+        self.beam_search = CtcBeamSearch(beam.beam_size, beam.beam_beta, beam.beam_threshold)
         self._check_options()
         self._check_features(strict)
+        if self.config.strategy == "beam":
+            logger.info("%s.strategy: beam searches as beam_batch does", path)
         if strict:
             self._check_strategy()
+            self.fusion(None, torch.device("cpu"))
 
     def _check_options(self) -> None:
         if self.options.kind not in TIMESTAMP_TYPES:
@@ -84,13 +94,11 @@ class CtcDecoding:
             logger.warning("%s; it is left out", error)
 
     def _check_strategy(self) -> None:
-        strategy = self.config.strategy
-        if strategy in GREEDY_STRATEGIES:
-            return
-        known = (
-            "needs beam search, which this version does not have yet" if strategy in BEAM_STRATEGIES else "is unknown"
-        )
-        raise _config_error(f"{self.path}.strategy", strategy, f"{known}; use {' or '.join(GREEDY_STRATEGIES)}")
+        known = (*GREEDY_STRATEGIES, *CTC_BEAM_STRATEGIES)
+        if self.config.strategy not in known:
+            state = "is not offered" if self.config.strategy in FOREIGN_STRATEGIES else "is unknown"
+            rule = f"{state}; use {', '.join(known[:-1])} or {known[-1]}"
+            raise _config_error(f"{self.path}.strategy", self.config.strategy, rule)
 
     def __call__(
         self,
@@ -100,29 +108,87 @@ class CtcDecoding:
         timestamps: bool | None = None,
         keep_log_probs: bool = False,
         clock: FrameClock | None = None,
+        bias: Bias | None = None,
     ) -> list[Hypothesis]:
         """Decodes a batch.
 
         Args:
-            log_probs: (B, T, V), or the best classes (B, T).
+            log_probs: (B, T, V), or the best classes (B, T), which are always searched greedily.
             log_probs_len: frames of each (B,).
             timestamps: adds timestamps; None leaves it to the config.
             keep_log_probs: `y_sequence` and `alignments` hold the log-probabilities (T, V) on the CPU.
             clock: length of a frame, for timestamps in seconds.
+            bias: language model and phrases of this call; None leaves them to the config.
         """
         self._check_strategy()
-        path = greedy_path(log_probs, log_probs_len, self.blank)
+        wants_times = self.config.wants_timestamps if timestamps is None else timestamps
+        fusion = self.fusion(bias, log_probs.device) if log_probs.ndim == 3 else None
+        if log_probs.ndim == 3 and not self.config.is_greedy:
+            return self._search_beam(log_probs, log_probs_len, wants_times, keep_log_probs, clock, fusion)
+        path = greedy_path(log_probs, log_probs_len, self.blank, fusion)
         hypotheses = self._hypotheses(path, log_probs_len)
-        if timestamps or (timestamps is None and self.config.wants_timestamps):
+        if wants_times:
             self._add_timestamps(hypotheses, path, clock)
         if log_probs.ndim == 3:
             self._add_log_probs(hypotheses, log_probs, keep_log_probs)
         return hypotheses
 
+    def _search_beam(
+        self,
+        log_probs: Tensor,
+        log_probs_len: Tensor,
+        wants_times: bool,
+        keep_log_probs: bool,
+        clock: FrameClock | None,
+        fusion: Fusion | None,
+    ) -> list[Hypothesis]:
+        found = self.beam_search(log_probs, log_probs_len, fusion)
+        keep = not self.config.beam.return_best_hypothesis
+        found = found if keep else [paths[:1] for paths in found]
+        counts = torch.tensor([len(paths) for paths in found])
+        paths = [path for own in found for path in own]
+        rows = torch.repeat_interleave(torch.arange(len(found)), counts).to(log_probs.device)
+        lengths = log_probs_len.to(log_probs.device)[rows]
+        hypotheses = [
+            Hypothesis(path.score, torch.tensor(path.tokens, dtype=torch.long), self.spelling.text(path.tokens))
+            for path in paths
+        ]
+        for hypothesis, path, length in zip(hypotheses, paths, lengths.tolist(), strict=True):
+            hypothesis.tokens, hypothesis.length = path.tokens, length
+        if wants_times or self.config.wants_alignments:
+            labels = self._aligned(log_probs[rows], lengths, paths)
+            if wants_times:
+                self._add_timestamps(hypotheses, greedy_path(labels, lengths, self.blank), clock)
+            for hypothesis, row in zip(hypotheses, labels.cpu(), strict=True):
+                hypothesis.y_sequence = row[: hypothesis.length].clone()
+        self._add_log_probs(hypotheses, log_probs[rows], keep_log_probs)
+        grouped = iter(hypotheses)
+        return with_n_best([[next(grouped) for _ in own] for own in found], keep=keep)
+
+    def _aligned(self, log_probs: Tensor, lengths: Tensor, paths: list[PrefixPath]) -> Tensor:
+        """The best class of each frame (B, T) among the alignments that spell each path."""
+        labels = torch.full(log_probs.shape[:2], self.blank, device=log_probs.device)
+        heard = [row for row, length in enumerate(lengths.tolist()) if length > 0]
+        if heard:
+            target_len = torch.tensor([len(paths[row].tokens) for row in heard])
+            targets = torch.full((len(heard), max(1, int(target_len.max()))), self.blank)
+            for target, row in zip(targets, heard, strict=True):
+                target[: len(paths[row].tokens)] = torch.tensor(paths[row].tokens, dtype=torch.long)
+            found = ctc_forced_align(log_probs[heard], targets, lengths[heard], target_len, self.blank)
+            for row, alignment in zip(heard, found, strict=True):
+                labels[row, : len(alignment.labels)] = alignment.labels.to(labels.device)
+        return labels
+
     def texts(self, predictions: Tensor, predictions_len: Tensor) -> list[str]:
-        """Only the texts of log-probabilities (B, T, V) or best classes (B, T)."""
+        """Only the best texts of log-probabilities (B, T, V) or best classes (B, T)."""
         self._check_strategy()
-        return [self.spelling.text(ids) for ids in greedy_path(predictions, predictions_len, self.blank).tokens()]
+        fusion = self.fusion(None, predictions.device) if predictions.ndim == 3 else None
+        if predictions.ndim == 3 and not self.config.is_greedy:
+            found = self.beam_search(predictions, predictions_len, fusion)
+            return [self.spelling.text(paths[0].tokens) for paths in found]
+        return [
+            self.spelling.text(ids) for ids in greedy_path(predictions, predictions_len, self.blank, fusion).tokens()
+        ]
 
     def _hypotheses(self, path: GreedyPath, predictions_len: Tensor) -> list[Hypothesis]:
         if path.scores is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -30,6 +31,8 @@ class Hypothesis:
         length: frames of the encoder.
         tokens: token ids, repeats and blanks removed.
         token_duration: frames that each token leads on, in models that predict it (TDT).
+        n_best: where beam search is told `return_best_hypothesis: false`, this reading and the others, the best
+            first; their own `n_best` is None.
     """
 
     score: float
@@ -43,6 +46,14 @@ class Hypothesis:
     length: int = 0
     tokens: list[int] = field(default_factory=list)
     token_duration: list[int] | None = None
+    n_best: list[Hypothesis] | None = None
+
+
+def with_n_best(readings: Sequence[Sequence[Hypothesis]], *, keep: bool) -> list[Hypothesis]:
+    """The first reading of each utterance; with `keep` all are in its `n_best`."""
+    if not keep:
+        return [own[0] for own in readings]
+    return [replace(own[0], n_best=list(own)) for own in readings]
 
 
 class TranscribedText(str):

@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from nemo_asr.decoding.ctc_config import GREEDY_STRATEGIES
-from nemo_asr.decoding.hypothesis import Hypothesis
+from nemo_asr.decoding.fusion import Bias, FusionSource
+from nemo_asr.decoding.hypothesis import Hypothesis, with_n_best
 from nemo_asr.decoding.spelling import Spelling
 from nemo_asr.decoding.timestamps import TIMESTAMP_TYPES, FrameClock, TimestampOptions, transducer_timestamps
-from nemo_asr.decoding.transducer_config import TRANSDUCER_BEAM_STRATEGIES, TransducerDecodingConfig
+from nemo_asr.decoding.transducer_beam import BeamOptions, BeamSearch
+from nemo_asr.decoding.transducer_config import (
+    ADAPTIVE_STRATEGIES,
+    TRANSDUCER_BEAM_STRATEGIES,
+    TransducerBeamConfig,
+    TransducerDecodingConfig,
+)
 from nemo_asr.decoding.transducer_greedy import GreedySearch, TransducerPath
 
 if TYPE_CHECKING:
@@ -35,8 +43,8 @@ class TransducerDecoding:
         tokenizer: spells tokens.
         decoder: the prediction network.
         joint: the joint network.
-        strict: what is unknown or not here is an error at once (a person typed it); otherwise a file's beam strategy
-            is an error only when something is decoded, and a language model, phrases or confidence are left out.
+        strict: what is unknown, missing or not here is an error at once (a person typed it); otherwise it is one only
+            when something is decoded, and confidence is left out.
         path: where the section stands, for errors.
     """
 
@@ -62,14 +70,15 @@ class TransducerDecoding:
             segment_gap=self.config.segment_gap_threshold,
             kind=self.config.rnnt_timestamp_type,
         )
+        section_name = "greedy" if self.config.is_greedy else "beam"
+        self.fusion = FusionSource(self.config.fusion_keys, tokenizer, f"{path}.{section_name}")
         self._check(strict)
-        self.search = GreedySearch(
-            decoder,
-            joint,
-            max_symbols=self.config.greedy.symbols_at_a_frame,
-            durations=self.config.durations or (),
-            big_blank_durations=self.config.big_blank_durations or (),
-        )
+        leads: dict[str, Any] = {
+            "durations": self.config.durations or (),
+            "big_blank_durations": self.config.big_blank_durations or (),
+        }
+        self.search = GreedySearch(decoder, joint, max_symbols=self.config.greedy.symbols_at_a_frame, **leads)
+        self.beam_search = BeamSearch(decoder, joint, beam_options(self.config.strategy, self.config.beam), **leads)
 
     def _check(self, strict: bool) -> None:
         if self.options.kind not in TIMESTAMP_TYPES:
@@ -80,16 +89,19 @@ class TransducerDecoding:
             if strict:
                 raise error
             logger.warning("%s; it is left out", error)
+        if self.config.strategy == "beam":
+            logger.info("%s.strategy: beam searches as malsd_batch does", self.path)
         if strict:
             self._check_strategy()
+            self.fusion(None, torch.device("cpu"))
 
     def _check_strategy(self) -> None:
-        if self.config.is_greedy:
-            return
-        beam = self.config.strategy in TRANSDUCER_BEAM_STRATEGIES
-        known = "needs beam search, which this version does not have yet" if beam else "is unknown"
-        rule = f"{known}; use {' or '.join(GREEDY_STRATEGIES)}"
-        raise _config_error(f"{self.path}.strategy", self.config.strategy, rule)
+        known = (*GREEDY_STRATEGIES, *TRANSDUCER_BEAM_STRATEGIES)
+        if self.config.strategy not in known:
+            rule = f"is unknown; use {', '.join(known[:-1])} or {known[-1]}"
+            raise _config_error(f"{self.path}.strategy", self.config.strategy, rule)
+        if not self.config.is_greedy and self.config.wants_alignments:
+            raise _config_error(f"{self.path}.preserve_alignments", True, "needs a greedy strategy")
 
     def __call__(
         self,
@@ -98,6 +110,7 @@ class TransducerDecoding:
         *,
         timestamps: bool | None = None,
         clock: FrameClock | None = None,
+        bias: Bias | None = None,
     ) -> list[Hypothesis]:
         """Decodes a batch.
 
@@ -106,16 +119,28 @@ class TransducerDecoding:
             encoded_len: frames of each (B,).
             timestamps: adds timestamps; None leaves it to the config.
             clock: length of a frame, for timestamps in seconds.
+            bias: language model and phrases of this call; None leaves them to the config.
         """
-        self._check_strategy()
         wants_times = self.config.wants_timestamps if timestamps is None else timestamps
-        paths = self.search(encoded, encoded_len, keep_steps=self.config.wants_alignments)
-        return [self._hypothesis(path, wants_times, clock) for path in paths]
+        found = self._paths(encoded, encoded_len, bias, keep_steps=self.config.wants_alignments)
+        readings = [[self._hypothesis(path, wants_times, clock) for path in paths] for paths in found]
+        return with_n_best(readings, keep=not self.config.is_greedy and not self.config.beam.return_best_hypothesis)
 
     def texts(self, encoded: Tensor, encoded_len: Tensor) -> list[str]:
-        """Only the texts of encoder outputs (B, D, T)."""
+        """Only the best texts of encoder outputs (B, D, T)."""
+        found = self._paths(encoded, encoded_len, None, keep_steps=False)
+        return [self.spelling.text(paths[0].tokens) for paths in found]
+
+    def _paths(
+        self, encoded: Tensor, encoded_len: Tensor, bias: Bias | None, *, keep_steps: bool
+    ) -> list[list[TransducerPath]]:
+        """For each utterance its paths, the best first."""
         self._check_strategy()
-        return [self.spelling.text(path.tokens) for path in self.search(encoded, encoded_len)]
+        fusion = self.fusion(bias, encoded.device)
+        if self.config.is_greedy:
+            found = self.search(encoded, encoded_len, keep_steps=keep_steps, fusion=fusion)
+            return [[path] for path in found]
+        return self.beam_search(encoded, encoded_len, fusion)
 
     def _hypothesis(self, path: TransducerPath, wants_times: bool, clock: FrameClock | None) -> Hypothesis:
         hypothesis = Hypothesis(
@@ -134,6 +159,33 @@ class TransducerDecoding:
         if path.steps is not None:
             hypothesis.alignments = _alignments(path)
         return hypothesis
+
+
+def beam_options(strategy: str, config: TransducerBeamConfig) -> BeamOptions:
+    """How a strategy searches, with the numbers of the `beam` section."""
+    options = BeamOptions(
+        beam_size=config.beam_size,
+        max_symbols=config.max_symbols or config.max_symbols_per_step,
+        score_norm=config.score_norm,
+        temperature=config.softmax_temperature,
+        weigh_blank=config.blank_lm_score_mode != "no_score",
+        prune_with_fusion=config.pruning_mode != "early",
+        inner_lm_weight=config.hat_ilm_weight if config.hat_subtract_ilm else 0.0,
+    )
+    if strategy == "tsd":
+        return replace(
+            options, in_time_order=True, max_symbols=config.tsd_max_sym_exp or config.tsd_max_sym_exp_per_step
+        )
+    if strategy not in ADAPTIVE_STRATEGIES:
+        return options
+    return replace(
+        options,
+        in_time_order=True,
+        max_symbols=config.maes_num_steps,
+        more_tokens=config.maes_expansion_beta,
+        margin=config.maes_expansion_gamma,
+        search_prefixes=config.maes_prefix_alpha > 0,
+    )
 
 
 def _alignments(path: TransducerPath) -> list[list[tuple[Tensor, Tensor]]]:

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from nemo_asr.decoding.ctc_config import BOOSTED_PHRASES, CONFIDENCES, GREEDY_STRATEGIES
+from nemo_asr.decoding.ctc_config import CONFIDENCES, GREEDY_STRATEGIES
+from nemo_asr.decoding.fusion_config import BoostingTreeConfig, FusionKeys
 
-TRANSDUCER_BEAM_STRATEGIES = ("beam", "tsd", "alsd", "maes", "malsd_batch", "maes_batch")
+ADAPTIVE_STRATEGIES = ("maes", "maes_batch")
+TRANSDUCER_BEAM_STRATEGIES = ("beam", "tsd", "alsd", "malsd_batch", *ADAPTIVE_STRATEGIES)
+BLANK_MODES = ("no_score", "lm_weighted_full")
+PRUNING_MODES = ("early", "late")
 
 
 @dataclass
@@ -17,7 +21,7 @@ class TransducerGreedyConfig:
 
     IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset(
         "tdt_include_token_duration tdt_include_duration_confidence confidence_method_cfg confidence_method "
-        "loop_labels use_cuda_graph_decoder ngram_lm_alpha boosting_tree_alpha allow_cuda_graphs".split()
+        "loop_labels use_cuda_graph_decoder allow_cuda_graphs".split()
     )
 
     max_symbols: int | None = None
@@ -26,7 +30,9 @@ class TransducerGreedyConfig:
     compute_timestamps: bool | None = None
     preserve_frame_confidence: bool | None = None
     ngram_lm_model: str | None = None
-    boosting_tree: dict[str, Any] | None = None
+    ngram_lm_alpha: float | None = 0.0
+    boosting_tree: BoostingTreeConfig | None = None
+    boosting_tree_alpha: float | None = 0.0
 
     @property
     def symbols_at_a_frame(self) -> int | None:
@@ -35,11 +41,75 @@ class TransducerGreedyConfig:
 
 
 @dataclass
+class TransducerBeamConfig:
+    """The `decoding.beam` section.
+
+    Attributes:
+        beam_size: hypotheses that are kept.
+        score_norm: they are ranked by score over tokens + 1; the scores given are not divided.
+        return_best_hypothesis: false gives all of them.
+        softmax_temperature: divides the joint's scores.
+        max_symbols, max_symbols_per_step: tokens at one frame.
+        tsd_max_sym_exp: the same for the strategy `tsd`.
+        maes_num_steps: tokens at one frame in `maes`.
+        maes_prefix_alpha: 0, or 1 for a search among prefixes that are one token shorter.
+        maes_expansion_beta: `maes` tries so many more tokens than beam_size.
+        maes_expansion_gamma: `maes` leaves out tokens whose score is so much below the best one's.
+        ngram_lm_model, ngram_lm_alpha: an ARPA file and its weight.
+        boosting_tree, boosting_tree_alpha: phrases and their weight.
+        blank_lm_score_mode: `lm_weighted_full` weighs blank with the language model, `no_score` does not.
+        pruning_mode: `late` chooses tokens by fused scores, `early` by the network's.
+        hat_subtract_ilm, hat_ilm_weight: subtracts the inner language model of a HAT joint, with this weight.
+    """
+
+    IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset(
+        "search_type alsd_max_target_len nsc_max_timesteps_expansion nsc_prefix_alpha language_model allow_cuda_graphs "
+        "preserve_frame_confidence".split()
+    )
+
+    beam_size: int = 4
+    score_norm: bool = True
+    return_best_hypothesis: bool = True
+    preserve_alignments: bool | None = None
+    compute_timestamps: bool | None = None
+    softmax_temperature: float = 1.0
+    max_symbols: int | None = None
+    max_symbols_per_step: int | None = 10
+    tsd_max_sym_exp: int | None = None
+    tsd_max_sym_exp_per_step: int | None = 50
+    maes_num_steps: int = 2
+    maes_prefix_alpha: int = 1
+    maes_expansion_beta: int = 2
+    maes_expansion_gamma: float = 2.3
+    ngram_lm_model: str | None = None
+    ngram_lm_alpha: float | None = 0.0
+    boosting_tree: BoostingTreeConfig | None = None
+    boosting_tree_alpha: float | None = 0.0
+    blank_lm_score_mode: str | None = "lm_weighted_full"
+    pruning_mode: str | None = "late"
+    hat_subtract_ilm: bool = False
+    hat_ilm_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        for key, least in (("beam_size", 1), ("maes_num_steps", 1), ("maes_expansion_beta", 0)):
+            if getattr(self, key) < least:
+                raise ValueError(f"{key}: {getattr(self, key)} must be at least {least}")
+        for key in ("softmax_temperature", "maes_expansion_gamma"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"{key}: {getattr(self, key)} must be above 0")
+        if self.maes_prefix_alpha not in (0, 1):
+            raise ValueError(f"maes_prefix_alpha: {self.maes_prefix_alpha} must be 0 or 1")
+        for key, known in (("blank_lm_score_mode", BLANK_MODES), ("pruning_mode", PRUNING_MODES)):
+            if getattr(self, key) not in (None, *known):
+                raise ValueError(f"{key}: {getattr(self, key)!r} is none of {', '.join(known)}")
+
+
+@dataclass
 class TransducerDecodingConfig:
     """The `decoding` section of a transducer."""
 
     IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset(
-        "beam model_type fused_batch_size compute_hypothesis_token_set compute_langs tdt_include_token_duration".split()
+        "model_type fused_batch_size compute_hypothesis_token_set compute_langs tdt_include_token_duration".split()
     )
 
     strategy: str = "greedy_batch"
@@ -50,6 +120,7 @@ class TransducerDecodingConfig:
     segment_gap_threshold: int | None = None
     rnnt_timestamp_type: str = "all"
     greedy: TransducerGreedyConfig = field(default_factory=TransducerGreedyConfig)
+    beam: TransducerBeamConfig = field(default_factory=TransducerBeamConfig)
     confidence_cfg: dict[str, Any] | None = None
     temperature: float = 1.0
     durations: list[int] | None = None
@@ -60,13 +131,16 @@ class TransducerDecodingConfig:
         """Whether the strategy is a greedy one."""
         return self.strategy in GREEDY_STRATEGIES
 
+    @property
+    def fusion_keys(self) -> FusionKeys:
+        """The section whose language model and phrases count."""
+        return self.greedy if self.is_greedy else self.beam
+
     def missing_features(self) -> Iterator[tuple[str, Any]]:
-        """Key and value of what is asked for and not here: a language model, boosted phrases, confidence."""
-        boosting, confidence = self.greedy.boosting_tree or {}, self.confidence_cfg or {}
+        """Key and value of what is asked for and not here: confidence."""
+        confidence = self.confidence_cfg or {}
         asked = {
-            "greedy.ngram_lm_model": self.greedy.ngram_lm_model,
             "greedy.preserve_frame_confidence": self.greedy.preserve_frame_confidence,
-            **{f"greedy.boosting_tree.{key}": boosting.get(key) for key in BOOSTED_PHRASES},
             **{f"confidence_cfg.{key}": confidence.get(key) for key in CONFIDENCES},
         }
         return ((key, value) for key, value in asked.items() if value)
@@ -75,12 +149,12 @@ class TransducerDecodingConfig:
     def wants_timestamps(self) -> bool:
         """Whether hypotheses carry timestamps although the caller does not ask for them."""
         if self.compute_timestamps is None:
-            return bool(self.greedy.compute_timestamps)
+            return bool((self.greedy if self.is_greedy else self.beam).compute_timestamps)
         return self.compute_timestamps
 
     @property
     def wants_alignments(self) -> bool:
         """Whether hypotheses carry the score and label of every step."""
         if self.preserve_alignments is None:
-            return bool(self.greedy.preserve_alignments)
+            return bool((self.greedy if self.is_greedy else self.beam).preserve_alignments)
         return self.preserve_alignments

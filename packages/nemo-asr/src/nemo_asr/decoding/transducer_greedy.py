@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from torch import Tensor
 from nemo_asr.evaluation_mode import evaluation_mode
 from nemo_asr.modules.joint import RNNTJoint
 from nemo_asr.modules.prediction import PredictionNetwork, State
+
+if TYPE_CHECKING:
+    from nemo_asr.decoding.fusion import Fusion
 
 LOOKAHEAD = 8
 """W: in speech at 80 ms a frame, a token comes every second to fourth frame; a joint over 8 costs a CPU hardly more."""
@@ -98,22 +101,33 @@ class GreedySearch:
         self.blank_durations = (*reversed(big_blank_durations), 1)  # of the labels from first_blank to blank
 
     @torch.no_grad()
-    def __call__(self, encoded: Tensor, encoded_len: Tensor, *, keep_steps: bool = False) -> list[TransducerPath]:
-        """Paths through encoder outputs (B, D, T) with their lengths (B,)."""
+    def __call__(
+        self, encoded: Tensor, encoded_len: Tensor, *, keep_steps: bool = False, fusion: Fusion | None = None
+    ) -> list[TransducerPath]:
+        """Paths through encoder outputs (B, D, T) with their lengths (B,).
+
+        Args:
+            encoded: encoder outputs.
+            encoded_len: frames of each.
+            keep_steps: paths hold every step, blanks included.
+            fusion: models on the same device whose scores decide between tokens, where the network prefers a token to
+                blank, as in NVIDIA's toolkit.
+        """
         with evaluation_mode(self.decoder), evaluation_mode(self.joint):
             f = self.joint.project_encoder(encoded.transpose(1, 2))
             journal = _Journal(keep_steps)
-            self._search(f, encoded_len.to(f.device), journal)
+            self._search(f, encoded_len.to(f.device), journal, fusion)
         return journal.paths(encoded_len.tolist())
 
-    def _search(self, f: Tensor, lengths: Tensor, journal: _Journal) -> None:
+    def _search(self, f: Tensor, lengths: Tensor, journal: _Journal, fusion: Fusion | None) -> None:
         rows = torch.nonzero(lengths > 0).squeeze(1)
         frame, symbols = torch.zeros_like(rows), torch.zeros_like(rows)
         length = lengths[rows]
         start = torch.full((len(rows), 1), self.decoder.blank_idx, device=f.device)
         g, state = self._predict(start, self.decoder.initialize_state(f[rows]))
+        fused = _FusedTokens(fusion, len(rows))
         while len(rows):
-            step = self._step(f, g, rows, frame, length, journal)
+            step = self._step(f, g, rows, frame, length, journal, fused)
             emitting = step.is_token & (step.frame < length)
             journal.add_tokens(rows[emitting], step, emitting, timed=bool(self.durations))
             symbols = torch.where(step.frame == frame, symbols, 0) + emitting
@@ -123,10 +137,12 @@ class GreedySearch:
                 full = symbols >= self.max_symbols
                 frame, symbols = frame + full, torch.where(full, 0, symbols)
             g, state = self._advance(g, state, step.label, emitting)
+            fused.advance(step.label, emitting)
             alive = frame < length
             if not bool(alive.all()):
                 rows, frame, symbols, length = rows[alive], frame[alive], symbols[alive], length[alive]
                 g, state = g[alive], self.decoder.select_states(state, alive)
+                fused.keep(alive)
 
     def _predict(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         output, state = self.decoder.predict(tokens, state, add_sos=False)
@@ -142,14 +158,23 @@ class GreedySearch:
             return moved, after
         return g.index_copy(0, found, moved.to(g.dtype)), self.decoder.replace_states(state, found, after)
 
-    def _step(self, f: Tensor, g: Tensor, rows: Tensor, frame: Tensor, length: Tensor, journal: _Journal) -> _Step:
+    def _step(
+        self,
+        f: Tensor,
+        g: Tensor,
+        rows: Tensor,
+        frame: Tensor,
+        length: Tensor,
+        journal: _Journal,
+        fused: _FusedTokens,
+    ) -> _Step:
         """The next token of each utterance, or, where none is near, a step over blanks."""
         leaps = bool(self.durations) or self.first_blank < self.blank
         width = 1 if leaps else min(LOOKAHEAD, int((length - frame).max()))
         window = frame[:, None] + torch.arange(width, device=f.device)
         seen = f[rows[:, None], window.clamp_max(f.shape[1] - 1)]
         scores = self.joint.joint_after_projection(seen, g)[:, :, 0]
-        best, labels = scores[:, :, : self.blank + 1].max(dim=2)
+        best, labels = fused.best(scores[:, :, : self.blank + 1], self.first_blank)
         is_token = (labels < self.first_blank) & (window < length[:, None])
         found, first = is_token.max(dim=1)
         first = torch.where(found, first, width - 1)
@@ -167,6 +192,36 @@ class GreedySearch:
             return torch.where(is_token, chosen, chosen.clamp_min(1))
         known = torch.tensor(self.blank_durations, device=label.device)
         return torch.where(is_token, 0, known[(label - self.first_blank).clamp_min(0)])
+
+
+class _FusedTokens:
+    """The scores that models add to the tokens of N utterances, or none."""
+
+    def __init__(self, fusion: Fusion | None, count: int) -> None:
+        self.fusion = fusion
+        if fusion is not None:
+            self.states = fusion.start(count)
+            self.bonus = fusion.scores(self.states)
+
+    def best(self, scores: Tensor, first_blank: int) -> tuple[Tensor, Tensor]:
+        """Best score and label (N, W) of scores (N, W, V); where a token is best, the best by the sum."""
+        best, labels = scores.max(dim=2)
+        if self.fusion is None:
+            return best, labels
+        summed, tokens = (scores[:, :, :first_blank] + self.bonus[:, None]).max(dim=2)
+        is_token = labels < first_blank
+        return torch.where(is_token, summed, best), torch.where(is_token, tokens, labels)
+
+    def advance(self, labels: Tensor, emitting: Tensor) -> None:
+        """Moves the models of those that got a token."""
+        if self.fusion is not None and bool(emitting.any()):
+            self.states[emitting] = self.fusion.advance(self.states[emitting], labels[emitting])
+            self.bonus[emitting] = self.fusion.scores(self.states[emitting])
+
+    def keep(self, alive: Tensor) -> None:
+        """Leaves out the utterances that are done."""
+        if self.fusion is not None:
+            self.states, self.bonus = self.states[alive], self.bonus[alive]
 
 
 class _Journal:

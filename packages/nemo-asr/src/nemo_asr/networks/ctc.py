@@ -18,6 +18,7 @@ from nemo_asr.text import Tokenizer
 from nemo_asr.text.build import ArtifactFetch
 
 if TYPE_CHECKING:
+    from nemo_asr.decoding.fusion import Bias
     from nemo_asr.decoding.hypothesis import Hypothesis
 
 CTC_MODEL_KEYS = frozenset({"ctc_reduction"})
@@ -94,10 +95,21 @@ class CtcNetwork(RecognizerNetwork):
         return log_probs, encoded_len, torch.argmax(log_probs, dim=-1)
 
     def decode(
-        self, encoded: Tensor, encoded_len: Tensor, *, timestamps: bool | None, keep_log_probs: bool
+        self,
+        encoded: Tensor,
+        encoded_len: Tensor,
+        *,
+        timestamps: bool | None,
+        keep_log_probs: bool,
+        bias: Bias | None = None,
     ) -> list[Hypothesis]:
         """Hypotheses of encoder outputs (B, D, T) with their lengths (B,)."""
         log_probs = self.decoder(encoder_output=encoded)
         return self.decoding(
-            log_probs, encoded_len, timestamps=timestamps, keep_log_probs=keep_log_probs, clock=self.frame_clock
+            log_probs,
+            encoded_len,
+            timestamps=timestamps,
+            keep_log_probs=keep_log_probs,
+            clock=self.frame_clock,
+            bias=bias,
         )

@@ -18,6 +18,7 @@ from nemo_asr.networks.transducer import TransducerNetwork, TransducerParts, bui
 from nemo_asr.text.build import ArtifactFetch
 
 if TYPE_CHECKING:
+    from nemo_asr.decoding.fusion import Bias
     from nemo_asr.decoding.hypothesis import Hypothesis
 
 DECODERS = ("rnnt", "ctc")
@@ -83,12 +84,23 @@ class HybridNetwork(TransducerNetwork):
         self.cur_decoder = name
 
     def decode(
-        self, encoded: Tensor, encoded_len: Tensor, *, timestamps: bool | None, keep_log_probs: bool
+        self,
+        encoded: Tensor,
+        encoded_len: Tensor,
+        *,
+        timestamps: bool | None,
+        keep_log_probs: bool,
+        bias: Bias | None = None,
     ) -> list[Hypothesis]:
         """Hypotheses of encoder outputs (B, D, T) with their lengths (B,)."""
         if self.cur_decoder == "rnnt":
-            return super().decode(encoded, encoded_len, timestamps=timestamps, keep_log_probs=keep_log_probs)
+            return super().decode(encoded, encoded_len, timestamps=timestamps, keep_log_probs=keep_log_probs, bias=bias)
         log_probs = self.ctc_decoder(encoder_output=encoded)
         return self.ctc_decoding(
-            log_probs, encoded_len, timestamps=timestamps, keep_log_probs=keep_log_probs, clock=self.frame_clock
+            log_probs,
+            encoded_len,
+            timestamps=timestamps,
+            keep_log_probs=keep_log_probs,
+            clock=self.frame_clock,
+            bias=bias,
         )

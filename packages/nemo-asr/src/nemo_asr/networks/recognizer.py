@@ -16,7 +16,7 @@ from nemo_asr.decoding.timestamps import FrameClock
 from nemo_asr.text import Tokenizer
 from nemo_asr.text.build import ArtifactFetch, build_tokenizer
 from nemo_asr.text.char import CharTokenizer
-from nemo_asr.transcription import transcribe
+from nemo_asr.transcription import Results, transcribe
 
 if TYPE_CHECKING:
     from nemo_asr.decoding.hypothesis import Hypothesis
@@ -189,6 +189,6 @@ class RecognizerNetwork(nn.Module):
         """Hypotheses of encoder outputs (B, D, T) with their lengths (B,)."""
         raise NotImplementedError(f"{type(self).__name__} has no decode")
 
-    def transcribe(self, audio: Any, batch_size: int = 4, **options: Any) -> list[str] | list[Hypothesis]:
+    def transcribe(self, audio: Any, batch_size: int = 4, **options: Any) -> Results:
         """Text, or hypotheses, of audio; see `nemo_asr.transcription.transcribe`."""
         return transcribe(self, audio, batch_size=batch_size, **options)

@@ -20,6 +20,7 @@ from nemo_asr.text import Tokenizer
 from nemo_asr.text.build import ArtifactFetch
 
 if TYPE_CHECKING:
+    from nemo_asr.decoding.fusion import Bias
     from nemo_asr.decoding.hypothesis import Hypothesis
 
 TRANSDUCER_MODEL_KEYS = frozenset(
@@ -145,7 +146,13 @@ class TransducerNetwork(RecognizerNetwork):
         return self.encode(input_signal, input_signal_length, processed_signal, processed_signal_length)
 
     def decode(
-        self, encoded: Tensor, encoded_len: Tensor, *, timestamps: bool | None, keep_log_probs: bool
+        self,
+        encoded: Tensor,
+        encoded_len: Tensor,
+        *,
+        timestamps: bool | None,
+        keep_log_probs: bool,
+        bias: Bias | None = None,
     ) -> list[Hypothesis]:
         """Hypotheses of encoder outputs (B, D, T) with their lengths (B,)."""
-        return self.decoding(encoded, encoded_len, timestamps=timestamps, clock=self.frame_clock)
+        return self.decoding(encoded, encoded_len, timestamps=timestamps, clock=self.frame_clock, bias=bias)
