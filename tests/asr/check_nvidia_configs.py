@@ -2,12 +2,16 @@
 
     python tests/asr/check_nvidia_configs.py NeMo/examples/asr/conf [NAME ...]
 
-The folder is that of a checkout of NVIDIA/NeMo (not distributed here). Not part of the tests.
+The folder is that of a checkout of NVIDIA/NeMo (not distributed here). Not part of the tests. The names that begin with
+`structured/` are the scripts of examples/asr/experimental/structured, run as they are but for the packages' names,
+`speech_to_text_hybrid` with the QuartzNet config beside it.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 import tempfile
 import traceback
@@ -109,6 +113,25 @@ CONFIGS = {
     "fastconformer/long_fastconformer/fast-conformer-long_transducer_bpe": TRANSDUCER + SPE,
     "lstm/lstm_transducer_bpe": LSTM + JOINT + SPE,
 }
+STRUCTURED = {
+    "structured/speech_to_text_structured": [],
+    "structured/speech_to_text_structured_v2": [],
+    "structured/speech_to_text_hybrid": ["--config-path={folder}/conf", "--config-name=quartznet_15x5"],
+}
+PACKAGES = {
+    "import nemo.collections.asr as nemo_asr": "import nemo_asr",
+    "nemo.collections.asr": "nemo_asr",
+    "nemo.core.config import hydra_runner": "nemo_config import hydra_runner",
+    "nemo.core.config": "nemo_expmgr.schema",
+    "nemo.utils.config_utils": "nemo_config",
+    "nemo.utils.exp_manager": "nemo_expmgr",
+}
+ON_A_CPU = """
+    cfg.trainer.accelerator, cfg.trainer.strategy, cfg.trainer.max_steps = "cpu", "auto", 1
+    cfg.model.train_ds.batch_size = 2
+    cfg.model.train_ds.manifest_filepath = cfg.model.validation_ds.manifest_filepath = "{manifest}"
+    cfg.exp_manager.create_checkpoint_callback = False
+"""
 EVERY = [
     "model.train_ds.manifest_filepath={manifest}",
     "model.validation_ds.manifest_filepath={manifest}",
@@ -157,6 +180,28 @@ def load(folder: Path, name: str, values: dict[str, str]) -> DictConfig:
         return compose(path.stem, overrides=overrides)
 
 
+def run_script(conf: Path, name: str, scratch: Path, manifest: str) -> str:
+    """Runs one of NVIDIA's scripts for a step, with our packages' names and this machine's settings; its output."""
+    folder = conf.resolve().parent / "experimental" / "structured"
+    text = (folder / f"{Path(name).name}.py").read_text(encoding="utf-8")
+    for theirs, ours in PACKAGES.items():
+        text = text.replace(theirs, ours)
+    settings = ON_A_CPU.format(manifest=manifest)
+    text = re.sub(r"\n    cfg\.trainer\.max_epochs = 5\n", lambda _: settings, text)
+    script = scratch / f"{Path(name).name}.py"
+    script.write_text(text, encoding="utf-8")
+    overrides = [option.format(folder=folder) for option in STRUCTURED[name]]
+    if overrides:
+        sizes = [one.format(manifest=manifest, run=".").removeprefix("++") for one in EVERY if "test_ds" not in one]
+        overrides += [f"++{one}" for one in sizes]
+    command = [sys.executable, "-W", "ignore", str(script), *overrides]
+    done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
+    output = done.stdout + done.stderr
+    if done.returncode or "`max_steps=1` reached" not in output:
+        raise RuntimeError(output[-3000:])
+    return output
+
+
 def characters(path: Path) -> str:
     """A text of the config's own characters."""
     config = OmegaConf.load(path)
@@ -164,12 +209,15 @@ def characters(path: Path) -> str:
     return "".join([label for label in labels if label.strip()][:4])
 
 
-def tokenized(overrides: list[str]) -> bool:
-    return any(override.startswith("model.tokenizer") for override in overrides)
+def text_for(folder: Path, name: str) -> str:
+    """What the clips say: something that the config's vocabulary can spell."""
+    if name in STRUCTURED or any(override.startswith("model.tokenizer") for override in CONFIGS[name]):
+        return "thank you"
+    return characters(folder / f"{name}.yaml")
 
 
 def main() -> int:
-    folder, names = Path(sys.argv[1]), sys.argv[2:] or list(CONFIGS)
+    folder, names = Path(sys.argv[1]), sys.argv[2:] or [*CONFIGS, *STRUCTURED]
     speech = Path(__file__).parents[1] / "data" / "speech"
     failed = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -181,15 +229,15 @@ def main() -> int:
             values = {
                 "tokenizer": str(tokenizer),
                 "noise": str(noise),
-                "manifest": str(
-                    write_speech(Path(scratch) / "speech", characters(folder / f"{name}.yaml"))
-                    if not tokenized(CONFIGS[name])
-                    else write_speech(Path(scratch) / "speech", "thank you")
-                ),
+                "manifest": str(write_speech(Path(scratch) / "speech", text_for(folder, name))),
                 "run": str(Path(scratch) / "run" / name),
             }
             steps = StepCount()
             try:
+                if name in STRUCTURED:
+                    run_script(folder, name, Path(scratch), values["manifest"])
+                    print(f"ok      {name}", flush=True)
+                    continue
                 train(load(folder, name, values), callbacks=[steps])
                 print(f"ok      {name}: loss {steps.losses}", flush=True)
                 if len(steps.losses) != 1:

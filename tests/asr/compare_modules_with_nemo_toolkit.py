@@ -7,7 +7,11 @@ NVIDIA's side builds each module, shakes every weight and statistic, and stores 
 in training mode (there with the gradient of the input); ours loads that state dict strictly and must agree. Not
 part of the tests, since it needs that toolkit (pip install 'nemo_toolkit[asr]==3.0.0'). What 3.0.0 no longer has
 (Squeezeformer) or can no longer import (wav2vec) is loaded from a checkout of NVIDIA/NeMo from September 2025, and left
-out without one. With STORE=<folder> every case is kept there as <name>.npz.
+out without one.
+
+    ... compare_modules_with_nemo_toolkit.py --write tests/golden/encoders NAME ...
+
+also keeps the named cases' options, weights, inputs and outputs, which tests compare with where there is no toolkit.
 """
 
 from __future__ import annotations
@@ -54,7 +58,8 @@ def rnn(**options: Any) -> dict[str, Any]:
 
 
 def squeezeformer(**options: Any) -> dict[str, Any]:
-    sizes = {"feat_in": 24, "n_layers": 4, "d_model": 32, "conv_kernel_size": 7, "dropout": 0.0, "dropout_emb": 0.0}
+    sizes = {"feat_in": 24, "n_layers": 3, "d_model": 16, "conv_kernel_size": 7, "dropout": 0.0, "dropout_emb": 0.0}
+    sizes |= {"ff_expansion_factor": 2}
     return {"class": "SqueezeformerEncoder", "options": sizes | options}
 
 
@@ -306,18 +311,28 @@ def compare(case: dict[str, Any], stored: dict[str, np.ndarray]) -> tuple[float,
     return max(differences.values()), ", ".join(f"{key} {difference:.1e}" for key, difference in differences.items())
 
 
+def write(path: Path, case: dict[str, Any], stored: dict[str, np.ndarray]) -> None:
+    """Keeps a case: class and options as JSON, input, lengths, weights and what the toolkit made of them."""
+    description = json.dumps({"class": case["class"], "options": case["options"]})
+    x = np.asarray(case["x"], dtype=np.float32)
+    stored["out_length"] = stored.pop("length")
+    np.savez_compressed(path, description=description, x=x, length=np.asarray(case["length"]), **stored)
+
+
 def main() -> int:
     python = os.environ.get("NEMO_TOOLKIT_PYTHON")
     if not python:
         print("set NEMO_TOOLKIT_PYTHON to the Python of an environment with nemo_toolkit 3.0.0", file=sys.stderr)
         return 2
     failed, draw = 0, random.Random(0)
-    extra = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    target = Path(sys.argv[2]) if sys.argv[1:2] == ["--write"] else None
+    extra = int(sys.argv[1]) if len(sys.argv) > 1 and target is None else 0
     every = CASES | {f"random {number}": random_encoder(draw) for number in range(extra)}
+    if target is not None:
+        every = {name: CASES[name] for name in sys.argv[3:]}
     if not os.environ.get("NEMO_SOURCE"):
         every = {name: case for name, case in every.items() if case["class"] not in OLDER}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = os.environ.get("STORE") or scratch
+    with tempfile.TemporaryDirectory() as folder:
         cases = {
             name: {**case, **inputs(case), "file": str(Path(folder) / f"{name}.npz")} for name, case in every.items()
         }
@@ -331,6 +346,8 @@ def main() -> int:
             tolerance = 5e-3 if case["class"].startswith("Audio") else 1e-4
             with np.load(case["file"]) as stored:
                 difference, remark = compare(case, dict(stored))
+                if target is not None:
+                    write(target / f"{name.replace(',', '').replace(' ', '_')}.npz", case, dict(stored))
             good = difference < tolerance
             failed += not good
             print(f"{'ok  ' if good else 'BAD '} {name:32} {difference:.1e}  {remark}")

@@ -96,3 +96,50 @@ def assert_equal_when_valid(
 def equal_when_valid() -> Callable[..., None]:
     """`equal_when_valid(ours, expected, lengths, tolerance)` for (B, D, T) tensors."""
     return assert_equal_when_valid
+
+
+@dataclass(frozen=True)
+class StoredModule:
+    """An encoder or front end of tests/golden/encoders: options, and what NVIDIA's toolkit computed with them."""
+
+    kind: str
+    options: dict[str, Any]
+    arrays: dict[str, torch.Tensor]
+
+    def build(self) -> torch.nn.Module:
+        """Ours, with the stored weights, in eval mode."""
+        from nemo_asr import modules
+
+        module: torch.nn.Module = getattr(modules, self.kind)(**self.options).eval()
+        state = {key[6:]: value for key, value in self.arrays.items() if key.startswith("state.")}
+        assert list(module.state_dict()) == list(state)
+        module.load_state_dict(state)
+        return module
+
+    def assert_equal(self, module: torch.nn.Module) -> None:
+        """Output and lengths in eval mode; output and the gradient of the input in training mode, where stored."""
+        arrays = self.arrays
+        out, out_len = module(arrays["x"], arrays["length"])
+        torch.testing.assert_close(out, arrays["out"], atol=5e-6, rtol=1e-5)
+        assert out_len.tolist() == arrays["out_length"].tolist()
+        if "train" in arrays:
+            x = arrays["x"].clone().requires_grad_()
+            out, _ = module.train()(x, arrays["length"])
+            torch.testing.assert_close(out, arrays["train"], atol=5e-6, rtol=1e-5)
+            (out * torch.arange(out.shape[2]).cos()).square().mean().backward()
+            scale = float(arrays["gradient"].abs().max())
+            torch.testing.assert_close(x.grad, arrays["gradient"], atol=2e-5 * scale, rtol=1e-4)
+            module.eval()
+
+
+@pytest.fixture
+def stored_module() -> Callable[[str], StoredModule]:
+    """Reads a file of tests/golden/encoders."""
+
+    def read(name: str) -> StoredModule:
+        with np.load(GOLDEN / "encoders" / f"{name}.npz") as stored:
+            description = json.loads(str(stored["description"]))
+            arrays = {key: torch.from_numpy(stored[key]) for key in stored.files if key != "description"}
+        return StoredModule(description["class"], description["options"], arrays)
+
+    return read

@@ -42,9 +42,9 @@ class TrainableModule(LightningModule):
 
     def __init__(self, cfg: Config, trainer: Trainer | None = None) -> None:
         super().__init__()
-        if "model" in cfg:
-            raise ConfigError("model", dict(cfg), "is the section to pass: cfg.model, not the whole config")
         self._given_cfg = plain(cfg)
+        if "model" in self._given_cfg:
+            raise ConfigError("model", self._given_cfg, "is the section to pass: cfg.model, not the whole config")
         self._cfg: DictConfig | None = None  # made when it is first asked for: it takes a third of a restore's time
         self._log_hyperparams = True  # Lightning's switch: its loggers get `hparams`
         self._sections_of_file: set[str] = set()  # name data of the machine where a restored file was made

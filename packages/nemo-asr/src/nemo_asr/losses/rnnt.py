@@ -125,7 +125,9 @@ class RNNTLoss(nn.Module):
         from nemo_kernels import multiblank_rnnt_loss, rnnt_loss, tdt_loss
 
         compute: Any = {"rnnt": rnnt_loss, "tdt": tdt_loss, "multiblank": multiblank_rnnt_loss}[self.family]
-        options: dict[str, Any] = {**self.options, "blank": self.blank, "reduction": "none", "inplace": inplace}
+        options: dict[str, Any] = {**self.options, "blank": self.blank, "reduction": "none"}
+        if self.family != "multiblank":
+            options["inplace"] = inplace
         losses: Tensor = compute(logits, targets, input_lengths, target_lengths, **options)
         return losses
 
