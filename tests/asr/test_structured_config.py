@@ -15,7 +15,7 @@ from omegaconf.errors import ConfigKeyError
 import nemo_asr
 from nemo_asr.models import EncDecCTCModel, configs
 from nemo_asr.modules import ConvASREncoder
-from nemo_config import plain, update_model_config
+from nemo_config import ConfigError, plain, update_model_config
 from nemo_expmgr import exp_manager
 from nemo_expmgr.schema import modelPT, optimizers, schedulers
 
@@ -140,6 +140,11 @@ def test_every_dataclass_is_one_that_omegaconf_accepts():
         if not name.endswith("Builder"):
             OmegaConf.structured(getattr(configs, name))
     OmegaConf.structured(modelPT.NemoConfig())
+
+
+def test_a_whole_dataclass_in_place_of_its_model_section_is_refused():
+    with pytest.raises(ConfigError, match=r"cfg\.model"):
+        EncDecCTCModel(cfg=configs.EncDecCTCModelConfig())
 
 
 def test_an_unknown_network_is_named():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from typing import Any
 
 from lightning.fabric.utilities.data import AttributeDict
@@ -19,6 +20,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from nemo_config import ConfigError, nvidia_name, plain
+from nemo_config.errors import ABSENT
 from nemo_expmgr import optimization
 from nemo_expmgr.dataloaders import TEST, VALIDATION, Phase, dataset_section, is_given, setup_sets
 from nemo_expmgr.epoch_end import collect_output, loader_count, mean_metrics, merge_epoch, open_outputs
@@ -42,9 +44,9 @@ class TrainableModule(LightningModule):
 
     def __init__(self, cfg: Config, trainer: Trainer | None = None) -> None:
         super().__init__()
+        if hasattr(cfg, "model") if is_dataclass(cfg) else "model" in cfg:
+            raise ConfigError("model", ABSENT, "is the section to pass: cfg.model, not the whole config")
         self._given_cfg = plain(cfg)
-        if "model" in self._given_cfg:
-            raise ConfigError("model", self._given_cfg, "is the section to pass: cfg.model, not the whole config")
         self._cfg: DictConfig | None = None  # made when it is first asked for: it takes a third of a restore's time
         self._log_hyperparams = True  # Lightning's switch: its loggers get `hparams`
         self._sections_of_file: set[str] = set()  # name data of the machine where a restored file was made
