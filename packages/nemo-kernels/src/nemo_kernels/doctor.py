@@ -42,7 +42,7 @@ _WITH_KERNELS = {
     "rnnt_occupancies": "torch operations, diagonal by diagonal",
     "tdt_loss": "torch operations in cache-sized blocks",
     "tdt_loss_fused": "torch operations, a tile of the joint at a time",
-    "attention": "torch operations, a tile of the scores at a time",
+    "attention": "torch operations, a tile of the scores at a time, or all scores where they are few",
 }
 _WITHOUT_KERNELS = {
     "attention, no positions": ("scaled_dot_product_attention of torch", "torch's kernels are as good"),

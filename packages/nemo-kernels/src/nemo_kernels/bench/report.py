@@ -57,7 +57,7 @@ def timing_table(session: Session, rows: Sequence[Row], names: Sequence[str], wo
 
 def _how(session: Session) -> str:
     threads = f"{session.threads} thread{'s' if session.threads > 1 else ''}, " if session.device == "cpu" else ""
-    return f"{threads}{session.rounds} rounds in turn"
+    return f"{threads}{session.rounds} round{'s' if session.rounds > 1 else ''} in turn"
 
 
 def _seconds(session: Session, row: Row | None) -> float | None:
