@@ -15,6 +15,7 @@ from nemo_asr.decoding.transducer import TransducerDecoding, beam_options
 from nemo_asr.decoding.transducer_beam import BeamOptions, BeamSearch
 from nemo_asr.decoding.transducer_config import TransducerBeamConfig
 from nemo_asr.decoding.transducer_greedy import GreedySearch
+from nemo_asr.losses.rnnt import RNNTLoss
 from nemo_asr.modules.joint import HATJoint, RNNTJoint
 from nemo_asr.modules.prediction import RNNTDecoder, StatelessTransducerDecoder
 from nemo_asr.networks import HybridNetwork
@@ -293,3 +294,20 @@ def test_a_whole_model_gives_n_best_with_times(golden, name, strategy):
         for reading in readings:
             assert len(reading.timestamp["timestep"]) == len(reading.tokens)
             assert " ".join(word["word"] for word in reading.timestamp["word"]).split() == reading.text.split()
+
+
+@pytest.mark.parametrize("strategy", ["malsd_batch", "tsd", "maes"])
+def test_scores_are_nearly_the_sum_over_all_paths_that_the_loss_computes(golden, strategy):
+    case = golden("fastconformer_rnnt_bpe")
+    network = load_model(case.path)
+    network.set_decoding({"strategy": strategy, "beam": {"beam_size": 8, "maes_num_steps": 8}}, strict=True)
+    encoded, encoded_len = case.io["encoded"], case.io["encoded_length"]
+    hypotheses = network.decoding(encoded, encoded_len)
+    targets = torch.nn.utils.rnn.pad_sequence([hypothesis.y_sequence for hypothesis in hypotheses], batch_first=True)
+    target_len = torch.tensor([len(hypothesis.tokens) for hypothesis in hypotheses])
+    with torch.no_grad():
+        predicted, _, _ = network.decoder(targets=targets, target_length=target_len)
+        scores = network.joint.joint(encoded.mT, predicted.mT)
+    losses = RNNTLoss(network.tokenizer.vocab_size, reduction="none")(scores, targets, encoded_len, target_len)
+    for hypothesis, total in zip(hypotheses, (-losses).tolist(), strict=True):
+        assert total * (1.25 if strategy == "maes" else 1.1) - 0.1 <= hypothesis.score <= total + 1e-3
