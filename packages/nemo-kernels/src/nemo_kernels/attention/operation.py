@@ -32,7 +32,7 @@ def relative_attention(
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sums; see `tiled` for the meaning, `attention` for the shapes. `seed` is () int64."""
     inputs = query, key, value, embedding, content_bias, position_bias, first, last
-    if uses_triton(query.device):
+    if _by_kernels(query):
         from nemo_kernels.attention.triton.launch import launch_forward
 
         return launch_forward(*inputs, seed, shift, scale, dropout_p)
@@ -66,11 +66,13 @@ def relative_attention_backward(
     tensors = (
         grad_output, output, log_sum, query, key, value, embedding, content_bias, position_bias, first, last,
     )  # fmt: skip
-    if uses_triton(query.device):
+    if _by_kernels(query):
         from nemo_kernels.attention.triton.launch import launch_backward
 
-        return launch_backward(*tensors, seed, shift, scale, dropout_p)
-    return tuple(tiled_backward(*tensors, shift, scale, dropout_p, int(seed)))  # type: ignore[return-value]
+        gradients = launch_backward(*tensors, seed, shift, scale, dropout_p)
+    else:
+        gradients = tiled_backward(*tensors, shift, scale, dropout_p, int(seed))
+    return tuple(gradients)  # type: ignore[return-value]
 
 
 @relative_attention_backward.register_fake
@@ -104,6 +106,15 @@ def _backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Tensor | None, 
 
 
 relative_attention.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+def _by_kernels(query: Tensor) -> bool:
+    """Whether Triton's kernels run here, and take heads of this type and width."""
+    if not uses_triton(query.device):
+        return False
+    from nemo_kernels.attention.triton.builds import LARGEST_WIDTH
+
+    return query.size(3) <= LARGEST_WIDTH.get(query.dtype, 0)
 
 
 def _sum_dtype(query: Tensor) -> torch.dtype:
