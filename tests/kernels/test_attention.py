@@ -6,6 +6,8 @@ B batch, H heads, T queries, S keys, K head width
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -337,3 +339,15 @@ def test_a_wrong_argument_is_named(message):
     arguments = {"query": query, "key": key, "value": value, "position": RelativePosition(*position)}
     with pytest.raises(ValueError, match=message):
         attention(**{**arguments, **WRONG[message](query, key, value, arguments["position"])})
+
+
+def test_inference_does_without_torchs_compiler():
+    program = """
+import sys, torch
+from nemo_kernels.attention import RelativePosition, attention
+frames = torch.randn(1, 1, 600, 4)
+position = RelativePosition(torch.randn(1, 1199, 4), torch.randn(1, 4), torch.randn(1, 4))
+print(attention(frames, frames, frames, position=position).isfinite().all().item(), "torch._dynamo" in sys.modules)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True", "False"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nemo_kernels.attention.full_matrix import full_matrix_attention
 from nemo_kernels.attention.key_ranges import KeyRanges
-from nemo_kernels.attention.operation import relative_attention
+from nemo_kernels.attention.operation import compute, relative_attention
 from nemo_kernels.attention.positions import RelativePosition
 from nemo_kernels.dispatch import uses_triton
 
@@ -80,23 +80,23 @@ def attention(
     if position is None:
         return _without_positions(query, key, value, ranges, scale, dropout_p)
     _check_position(query, keys, position, window, chunk)
-    if _full_matrix_is_better(query, key, value, *position[:3]):
+    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value, *position[:3]))
+    if _full_matrix_is_better(query.device, keys, learns):
         return full_matrix_attention(query, key, value, ranges, position, scale=scale, dropout_p=dropout_p)
     first, last = ranges.for_each_query(query.size(0), queries)
-    output, _ = relative_attention(
+    plain = not learns and type(query) is Tensor and not torch.compiler.is_compiling()
+    output, _ = (compute if plain else relative_attention)(
         query, key, value, position.embedding, position.content_bias, position.position_bias,
         first, last, _seed(query.device, dropout_p), position.shift(queries, keys), scale, dropout_p,
     )  # fmt: skip
     return output
 
 
-def _full_matrix_is_better(*inputs: Tensor) -> bool:
-    """Whether all scores at once are to be preferred to tiles of them; the key is the second of the inputs."""
+def _full_matrix_is_better(device: torch.device, keys: int, learns: bool) -> bool:
+    """Whether all scores at once are to be preferred to tiles of them."""
     if torch.onnx.is_in_onnx_export():
         return True
-    learning = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    keys = inputs[1].size(2)
-    return keys < TILED_FROM_KEYS["learning" if learning else "inference"] and not uses_triton(inputs[0].device)
+    return keys < TILED_FROM_KEYS["learning" if learns else "inference"] and not uses_triton(device)
 
 
 def _without_positions(

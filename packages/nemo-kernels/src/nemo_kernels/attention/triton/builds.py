@@ -22,7 +22,7 @@ _TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 class Form:
     """Compile-time values of a kernel."""
 
-    width: int
+    channels: int
     block: int
     dropout: bool
     precision: str
@@ -31,10 +31,8 @@ class Form:
 
     @property
     def constants(self) -> dict[str, Any]:
-        channels = max(16, 1 << (self.width - 1).bit_length())
         return {
-            "WIDTH": self.width,
-            "CHANNELS": channels,
+            "CHANNELS": self.channels,
             "BLOCK": self.block,
             "DROPOUT": self.dropout,
             "PRECISION": self.precision,
@@ -46,6 +44,11 @@ class Form:
         return {**self.constants, "num_warps": self.num_warps, "num_stages": self.num_stages}
 
 
+def channels_of(width: int) -> int:
+    """The power of two, 16 or more, that holds a head of `width`: what the tensor cores multiply."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
 def architecture_of(device: torch.device) -> int:
     """The line of the table for a device: the newest architecture that is not newer than it (80 for a CPU)."""
     if device.type != "cuda":
@@ -54,7 +57,7 @@ def architecture_of(device: torch.device) -> int:
     return max((a for a in ARCHITECTURES if a <= 10 * major + minor), default=ARCHITECTURES[0])
 
 
-def form_of(kernel: str, dtype: torch.dtype, width: int, dropout: bool, architecture: int) -> Form:
+def form_of(kernel: str, dtype: torch.dtype, channels: int, dropout: bool, architecture: int) -> Form:
     """The form of the kernel `forward`, `query`, `key` or `embedding`.
 
     Tiles of 64 read less than those of 32, and the tensor-core instructions of sm_90 and sm_100 need them; but the
@@ -62,27 +65,27 @@ def form_of(kernel: str, dtype: torch.dtype, width: int, dropout: bool, architec
     sm_80.
     """
     if dtype == torch.float32:
-        return _float32_form(kernel, width, dropout, architecture)
+        return _float32_form(kernel, channels, dropout, architecture)
     if architecture >= 100 or (architecture >= 90 and kernel == "forward"):
-        return Form(width, 64, dropout, "ieee", num_warps=8, num_stages=2 if kernel == "forward" else 1)
-    if width <= 64:
-        return Form(width, 32, dropout, "ieee", num_warps=4, num_stages=2 if kernel == "forward" else 1)
-    if kernel == "embedding":
-        return Form(width, 16, dropout, "ieee", num_warps=4, num_stages=1)
-    return Form(width, 32, dropout, "ieee", num_warps=8, num_stages=1)
+        return Form(channels, 64, dropout, "ieee", num_warps=8, num_stages=2 if kernel == "forward" else 1)
+    if kernel == "embedding" and channels > 64:
+        return Form(channels, 16, dropout, "ieee", num_warps=4, num_stages=1)
+    if channels > 64:
+        return Form(channels, 32, dropout, "ieee", num_warps=8, num_stages=1)
+    return Form(channels, 32, dropout, "ieee", num_warps=4, num_stages=2 if kernel == "forward" else 1)
 
 
-def _float32_form(kernel: str, width: int, dropout: bool, architecture: int) -> Form:
+def _float32_form(kernel: str, channels: int, dropout: bool, architecture: int) -> Form:
     """Float32 is multiplied as three products of tf32, which together are as good, on the tensor cores.
 
     `query` spills with them whatever the block, and multiplies without tensor cores.
     """
     newest = architecture >= 100
     if kernel == "forward":
-        return Form(width, 32, dropout, "tf32x3", num_warps=8, num_stages=2 if newest else 1)
+        return Form(channels, 32, dropout, "tf32x3", num_warps=8, num_stages=2 if newest else 1)
     if kernel == "query":
-        return Form(width, 16, dropout, "ieee", num_warps=8, num_stages=1)
-    return Form(width, 16, dropout, "tf32x3", num_warps=8 if newest or kernel == "embedding" else 4, num_stages=1)
+        return Form(channels, 16, dropout, "ieee", num_warps=8, num_stages=1)
+    return Form(channels, 16, dropout, "tf32x3", num_warps=8 if newest or kernel == "embedding" else 4, num_stages=1)
 
 
 # 248, 40, 8 and 392 bytes with 2, 4, 8 and 16 warps; a smaller block than 16 cannot be multiplied
@@ -112,19 +115,19 @@ _SHIPPED = (
 def builds() -> tuple[KernelBuild, ...]:
     """Every kernel, in the forms that the usual sizes choose, for every architecture."""
     return tuple(
-        _build(kernel, dtype, width, dropout, architecture)
+        _build(kernel, dtype, channels, dropout, architecture)
         for architecture in ARCHITECTURES
         for kernel in _KERNELS
-        for dtype, width, dropout in _SHIPPED
+        for dtype, channels, dropout in _SHIPPED
     )
 
 
-def _build(kernel: str, dtype: torch.dtype, width: int, dropout: bool, architecture: int) -> KernelBuild:
-    form = form_of(kernel, dtype, width, dropout, architecture)
+def _build(kernel: str, dtype: torch.dtype, channels: int, dropout: bool, architecture: int) -> KernelBuild:
+    form = form_of(kernel, dtype, channels, dropout, architecture)
     place, signature = _KERNELS[kernel]
     types = dict(argument.split(":") for argument in signature.format(_TYPES[dtype]).split())
     return KernelBuild(
-        name=f"attention {kernel} {_TYPES[dtype]} K={width}{' dropout' if dropout else ''}",
+        name=f"attention {kernel} {_TYPES[dtype]} K={channels}{' dropout' if dropout else ''}",
         kernel=f"{_HERE}.{place}",
         architecture=architecture,
         signature=types,

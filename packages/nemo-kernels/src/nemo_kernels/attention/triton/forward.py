@@ -3,7 +3,7 @@
 The block of scores by distance that is far for one block of keys is near for the next: one product with the embedding
 for each block of keys, beside the two of plain attention.
 
-T queries, S keys, P rows of the embedding, H heads; tensors are (B, T, H, WIDTH) in memory, row after row.
+T queries, S keys, P rows of the embedding, H heads; tensors are (B, T, H, CHANNELS) in memory, row after row.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from nemo_kernels.attention.triton.tile import (
 def forward_kernel(
     content_query, position_query, key, value, embedding, first, last, seed, output, log_sum,
     T, S, P, H, shift, scale, threshold,
-    WIDTH: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
+    CHANNELS: tl.constexpr, BLOCK: tl.constexpr, DROPOUT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Output and, for each query, the logarithm of its sum of exponentials (infinite where nothing is seen)."""
     start = tl.program_id(0) * BLOCK
     batch, head = (tl.program_id(1) // H).to(tl.int64), tl.program_id(1) % H
-    stride = H * WIDTH
+    stride = H * CHANNELS
     i, c = start + tl.arange(0, BLOCK), tl.arange(0, BLOCK)
     there = i < T
     first_key = tl.load(first + batch * T + i, mask=there, other=0)
@@ -40,22 +40,22 @@ def forward_kernel(
     sees = last_key > first_key
     low, high = tl.min(tl.where(sees, first_key, S)), tl.max(last_key)
 
-    content = load_rows(content_query + (batch * T * H + head) * WIDTH, i, sees, stride, WIDTH, CHANNELS)
-    place = load_rows(position_query + (batch * T * H + head) * WIDTH, i, sees, stride, WIDTH, CHANNELS)
+    content = load_rows(content_query + (batch * T * H + head) * CHANNELS, i, sees, stride, CHANNELS)
+    place = load_rows(position_query + (batch * T * H + head) * CHANNELS, i, sees, stride, CHANNELS)
     kind: tl.constexpr = content.dtype
-    keys, values = key + (batch * S * H + head) * WIDTH, value + (batch * S * H + head) * WIDTH
-    rows = embedding + head * WIDTH
+    keys, values = key + (batch * S * H + head) * CHANNELS, value + (batch * S * H + head) * CHANNELS
+    rows = embedding + head * CHANNELS
 
     greatest = tl.full((BLOCK,), NOTHING, tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
     gathered = tl.zeros((BLOCK, CHANNELS), tl.float32)
-    near_rows = position_block(rows, low - start + shift - (BLOCK - 1), P, stride, BLOCK, WIDTH, CHANNELS)
+    near_rows = position_block(rows, low - start + shift - (BLOCK - 1), P, stride, BLOCK, CHANNELS)
     near = tl.dot(place, tl.trans(near_rows), input_precision=PRECISION)
     for n in range(low, high, BLOCK):
         j = n + c
-        far_rows = position_block(rows, n - start + shift + 1, P, stride, BLOCK, WIDTH, CHANNELS)
+        far_rows = position_block(rows, n - start + shift + 1, P, stride, BLOCK, CHANNELS)
         far = tl.dot(place, tl.trans(far_rows), input_precision=PRECISION)
-        k = load_rows(keys, j, j < high, stride, WIDTH, CHANNELS)
+        k = load_rows(keys, j, j < high, stride, CHANNELS)
         scores = (tl.dot(content, tl.trans(k), input_precision=PRECISION) + by_key(near, far, BLOCK)) * (scale * LOG2_E)
         near = far
         seen = (j[None, :] >= first_key[:, None]) & (j[None, :] < last_key[:, None])
@@ -67,13 +67,13 @@ def forward_kernel(
         total = total * shrink + tl.sum(weights, 1)
         if DROPOUT:
             weights = tl.where(is_kept(seed, tl.program_id(1), i[:, None], j[None, :], threshold), weights, 0.0)
-        v = load_rows(values, j, j < high, stride, WIDTH, CHANNELS)
+        v = load_rows(values, j, j < high, stride, CHANNELS)
         gathered = tl.dot(weights.to(kind), v, gathered * shrink[:, None], input_precision=PRECISION)
         greatest = greater
     divisor = tl.where(sees, total, 1.0)
     result = gathered / divisor[:, None]
     if DROPOUT:
         result *= 16777216.0 / threshold
-    store_rows(output + (batch * T * H + head) * WIDTH, i, there, stride, result, WIDTH, CHANNELS)
+    store_rows(output + (batch * T * H + head) * CHANNELS, i, there, stride, result, CHANNELS)
     normalizer = tl.where(sees, (greatest + tl.log2(divisor)) * LN_2, float("inf"))
     tl.store(log_sum + tl.program_id(1) * T + i, normalizer, mask=there)

@@ -5,7 +5,7 @@ scores by distance: element (i, c) of a tile by key is in column c - i + BLOCK -
 BLOCK columns is needed, which crosses from near to far: a select makes a row of its needed columns, out of order by a
 rotation, and a gather turns the row.
 
-H heads, WIDTH K of a head, CHANNELS the power of two that holds it
+H heads, CHANNELS of a head, a power of two
 """
 
 from __future__ import annotations
@@ -19,29 +19,24 @@ NOTHING = tl.constexpr(float("-inf"))
 
 
 @triton.jit
-def load_rows(pointer, row, there, stride, WIDTH: tl.constexpr, CHANNELS: tl.constexpr):
-    """(BLOCK, CHANNELS), zero where a row is not there and beyond WIDTH."""
+def load_rows(pointer, row, there, stride, CHANNELS: tl.constexpr):
+    """(BLOCK, CHANNELS), zero where a row is not there."""
     channel = tl.arange(0, CHANNELS)
-    if WIDTH == CHANNELS:
-        return tl.load(pointer + row[:, None] * stride + channel[None, :], mask=there[:, None], other=0.0)
-    mask = there[:, None] & (channel < WIDTH)[None, :]
-    return tl.load(pointer + row[:, None] * stride + channel[None, :], mask=mask, other=0.0)
+    return tl.load(pointer + row[:, None] * stride + channel[None, :], mask=there[:, None], other=0.0)
 
 
 @triton.jit
-def store_rows(pointer, row, there, stride, tile, WIDTH: tl.constexpr, CHANNELS: tl.constexpr):
+def store_rows(pointer, row, there, stride, tile, CHANNELS: tl.constexpr):
     channel = tl.arange(0, CHANNELS)
-    mask = there[:, None] & (channel < WIDTH)[None, :]
-    tl.store(pointer + row[:, None] * stride + channel[None, :], tile.to(pointer.dtype.element_ty), mask=mask)
+    place = pointer + row[:, None] * stride + channel[None, :]
+    tl.store(place, tile.to(pointer.dtype.element_ty), mask=there[:, None])
 
 
 @triton.jit
-def position_block(
-    embedding, first_row, rows, stride, BLOCK: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr
-):
+def position_block(embedding, first_row, rows, stride, BLOCK: tl.constexpr, CHANNELS: tl.constexpr):
     """(BLOCK, CHANNELS) of the embedding from a row on, zero where there are none."""
     row = first_row + tl.arange(0, BLOCK)
-    return load_rows(embedding, row, (row >= 0) & (row < rows), stride, WIDTH, CHANNELS)
+    return load_rows(embedding, row, (row >= 0) & (row < rows), stride, CHANNELS)
 
 
 @triton.jit
