@@ -11,6 +11,6 @@ import pytest
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.timeout(3600)
 def test_every_shipped_kernel_compiles_without_spills(run_folder, pytestconfig):
-    cache = os.environ.get("TRITON_CACHE_DIR") or str(pytestconfig.cache.mkdir("triton"))
+    cache = os.environ.get("TRITON_CACHE_DIR") or str(pytestconfig.rootpath / ".pytest_cache" / "triton")
     run = run_folder("compiled", TRITON_INTERPRET="0", TRITON_CACHE_DIR=cache)
     assert run.returncode == 0, run.stdout + run.stderr
