@@ -157,16 +157,16 @@ def test_results_do_not_depend_on_the_batch(strategy, kind):
         assert [path.score for path in alone] == pytest.approx([path.score for path in together[row]], abs=1e-3)
 
 
-def phrases(*sequences, vocab_size=6, weight=0.7):
+def phrases(*sequences, vocab_size=6, weight=0.7, as_language_model=False):
     tree = tree_automaton([Phrase(tuple(tokens), (1.0,) * len(tokens)) for tokens in sequences], vocab_size)
-    return Fusion([FusedModel(tree, weight, ends_sentences=False)])
+    return Fusion([FusedModel(tree, weight, ends_sentences=as_language_model)])
 
 
-@pytest.mark.parametrize("weigh_blank", [False, True])
-def test_fused_scores_are_those_of_every_path(weigh_blank):
+@pytest.mark.parametrize(("weigh_blank", "as_language_model"), [(False, True), (True, True), (True, False)])
+def test_fused_scores_are_those_of_every_path(weigh_blank, as_language_model):
     decoder, joint = networks(2, {})
     frames, lengths = encoded([3])
-    fusion = phrases([0, 1], vocab_size=2)
+    fusion = phrases([0, 1], vocab_size=2, as_language_model=as_language_model)
 
     def states(tokens):
         state = fusion.start(1)
@@ -176,9 +176,10 @@ def test_fused_scores_are_those_of_every_path(weigh_blank):
 
     def fuse(tokens, labels):
         bonus, blank = fusion.scores(states(tokens))[0].tolist(), labels[-1]
-        left = math.log1p(-min(math.exp(blank), 0.99)) * 0.7 if weigh_blank else 0.0
+        weighs = weigh_blank and as_language_model
+        left = math.log1p(-min(math.exp(blank), 0.99)) * 0.7 if weighs else 0.0
         return [label + extra + left for label, extra in zip(labels[:-1], bonus, strict=True)] + [
-            blank * (1.7 if weigh_blank else 1)
+            blank * (1.7 if weighs else 1)
         ]
 
     truth = EveryPath(decoder, joint, frames[0], fuse=fuse)

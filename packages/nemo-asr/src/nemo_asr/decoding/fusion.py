@@ -44,7 +44,8 @@ class Bias:
 
 
 class FusedModel(NamedTuple):
-    """A model with its weight; `ends_sentences` says that its score of an end is that of a sentence's."""
+    """A model with its weight; `ends_sentences` says that it is a language model, whose score of an end is that of a
+    sentence's, and not a tree of phrases."""
 
     automaton: BackoffAutomaton
     weight: float
@@ -56,11 +57,14 @@ class Fusion:
 
     Args:
         models: at least one.
+
+    Attributes:
+        language_weight: sum of the language models' weights.
     """
 
     def __init__(self, models: Sequence[FusedModel]) -> None:
         self.models = tuple(models)
-        self.total_weight = sum(model.weight for model in models)
+        self.language_weight = sum(model.weight for model in models if model.ends_sentences)
 
     def to(self, device: torch.device) -> Fusion:
         """The same on another device."""

@@ -51,7 +51,8 @@ class BeamOptions:
         score_norm: hypotheses are ranked by score over tokens + 1.
         temperature: divides the joint's scores.
         weigh_blank: with a language model of weight w, blank's score counts 1 + w times, and tokens get w times the
-            logarithm of what blank leaves to them.
+            logarithm of what blank leaves to them.  Phrases do not count here, other than in NVIDIA's toolkit: they are
+            no distribution, and with them this would cost more recall than they gain.
         prune_with_fusion: the E tokens are chosen by the fused scores, and not by the network's alone.
         inner_lm_weight: of the joint's own language model (HAT), which is subtracted where there is another one.
     """
@@ -205,10 +206,10 @@ class BeamSearch:
         if fusion is None or beam.fused is None:
             return tokens, blanks
         tokens = tokens + fusion.scores(beam.fused[rows])
-        if self.options.weigh_blank:
+        if self.options.weigh_blank and fusion.language_weight:
             blank = blanks.logsumexp(dim=1, keepdim=True)
             left = torch.log1p(-blank.exp().clamp_max(1 - LEAST_TOKEN_P))
-            tokens, blanks = tokens + fusion.total_weight * left, blanks + fusion.total_weight * blank
+            tokens, blanks = tokens + fusion.language_weight * left, blanks + fusion.language_weight * blank
         if self.options.inner_lm_weight and isinstance(self.joint, HATJoint):
             inner = self.joint.internal_language_model(beam.g[rows])[:, 0].float()
             tokens = tokens - self.options.inner_lm_weight * inner
