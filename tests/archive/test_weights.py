@@ -56,7 +56,6 @@ NONE = {
     ],
     "it holds no checkpoint at all": ["vocab.txt"],
     "its checkpoints: a.ckpt, b/c.safetensors": ["a.ckpt", "b/c.safetensors"],
-    "a zarr checkpoint, which is not supported": ["model_weights/metadata.json", "model_weights/w/.zarray"],
 }
 
 

@@ -150,7 +150,7 @@ class Archive:
     def checkpoints(self) -> tuple[str, ...]:
         """The names of all checkpoints in the archive: weights, shards of split models, those of sub-models.
 
-        A sharded checkpoint of torch.distributed is a folder, and named without a closing slash.
+        A sharded checkpoint (of torch.distributed, or zarr) is a folder, and named without a closing slash.
         """
         from nemo_archive.weights import find_checkpoints
 
@@ -202,6 +202,10 @@ class Archive:
             from nemo_archive.distributed import read_distributed
 
             return read_distributed(self, name)
+        if name not in self.members and name in self.checkpoints():
+            from nemo_archive.zarr import read_zarr
+
+            return read_zarr(self, name)
         from nemo_archive.checkpoint import read_checkpoint
 
         return read_checkpoint(self.span(name), self._allow)

@@ -3,6 +3,7 @@
 model_weights.ckpt, model_weights.safetensors      the usual one
 mp_rank_00/…, tp_rank_00_pp_rank_000/…             a Megatron model, one file per tensor (and pipeline) rank
 model_weights/.metadata, __0_0.distcp, …           torch.distributed, one folder (distributed.py)
+model_weights/<key>/.zarray, 0.0, …                Megatron-core's zarr, one folder (zarr.py)
 <name>_weights.ckpt beside <name>_config.yaml      a second model (submodels.py)
 """
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from nemo_archive.reader import Archive
 
 METADATA = ".metadata"  # of a checkpoint of torch.distributed
+ZARR = ".zarray"  # of a tensor in a zarr checkpoint
 _SHARD = re.compile(r"(?:mp_rank_\d+|tp_rank_\d+_pp_rank_\d+)/[^/]+")
 _SURE = (".ckpt", ".safetensors")
 _MAYBE = (".pt", ".pth", ".bin")  # other programs' files, too
@@ -25,14 +27,19 @@ _TORCH = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc")
 
 
 def find_checkpoints(archive: Archive) -> tuple[str, ...]:
-    """The checkpoints in file order; a folder of torch.distributed once, without its parts."""
-    found = []
+    """The checkpoints in file order; a sharded one is a folder, named once, without its parts."""
+    zarr = {name.removesuffix(f"/{ZARR}").rpartition("/")[0] for name in archive.members if name.endswith(f"/{ZARR}")}
+    zarr.discard("")
+    found: dict[str, None] = {}
     for name in archive.members:
         folder, _, base = name.rpartition("/")
-        if base == METADATA and folder:
-            found.append(folder)
+        sharded = next((parent for parent in zarr if name.startswith(f"{parent}/")), None)
+        if sharded is not None:
+            found[sharded] = None
+        elif base == METADATA and folder:
+            found[folder] = None
         elif name.endswith(_SURE) or (name.endswith(_MAYBE) and _is_torch(archive, name)):
-            found.append(name)
+            found[name] = None
     return tuple(found)
 
 
@@ -55,8 +62,6 @@ def choose_weights(archive: Archive) -> str:
     if shards:
         rule = f"the model is split into {len(shards)} shards, none of which is the whole: {', '.join(shards)}"
         raise ArchiveError(rule, path=archive.path)
-    if any(name.endswith("/.zarray") for name in archive.members):
-        raise ArchiveError(f"its weights ({folder}/) are a zarr checkpoint, which is not supported", path=archive.path)
     held = f"its checkpoints: {', '.join(found)}" if found else "it holds no checkpoint at all"
     raise ArchiveError(
         f"is not in the archive, nor are {SAFETENSORS} and {folder}/; {held}", path=archive.path, member=WEIGHTS
