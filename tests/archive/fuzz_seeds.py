@@ -103,6 +103,14 @@ def _distributed() -> dict[str, bytes]:
         return {f"model_weights/{file.name}": file.read_bytes() for file in sorted(Path(folder).iterdir())}
 
 
+def _zarr() -> dict[str, bytes]:
+    """The members of a zarr checkpoint of one tensor (3, 4) in two chunks, the second of them padded."""
+    described = {"zarr_format": 2, "shape": [3, 4], "chunks": [2, 4], "dtype": "<f4", "fill_value": None}
+    described |= {"compressor": None, "filters": None, "order": "C"}
+    chunks = {f"model_weights/w/{row}.0": torch.ones(2, 4).numpy().tobytes() for row in (0, 1)}
+    return {"model_weights/w/.zarray": json.dumps(described).encode(), **chunks}
+
+
 def small_seeds() -> dict[str, bytes]:
     """Archives of a few kilobytes, by name."""
     config = CONFIG.encode()
@@ -123,6 +131,7 @@ def small_seeds() -> dict[str, bytes]:
         "safetensors": _safetensors(),
         "shards": tar_of({**plain, **shards}),
         "distributed": tar_of({**plain, **_distributed()}),
+        "zarr": tar_of({**plain, **_zarr()}),
         "sub-model": tar_of({**members, "encoder.nemo": inner, "notes.json": json.dumps({"a": 1}).encode()}),
         "long names, pax": tar_of({**plain, long_name: b"x"}),
         "long names, GNU": tar_of({**plain, long_name: b"x"}, tar_format=tarfile.GNU_FORMAT),
