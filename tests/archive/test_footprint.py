@@ -113,7 +113,8 @@ def test_restoring_and_dropping_a_model_leaves_no_memory_even_without_the_collec
     finally:
         gc.enable()
     later, earlier = min(used[times // 2 :]), min(used[2 : times // 2])  # the allocator keeps some and gives it back
-    assert later - earlier < 32 << 20  # half of one model, where each of those that stayed would add a whole one
+    # two models of 64 MiB, which the allocator may keep; models that stayed would add one with each restore
+    assert later - earlier < 128 << 20
 
 
 def mapped(path: Path) -> int:
