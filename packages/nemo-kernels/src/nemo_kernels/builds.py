@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
+
 
 @dataclass(frozen=True)
 class KernelBuild:
@@ -42,3 +44,9 @@ class KernelBuild:
 ARCHITECTURES = (80, 90, 100)
 # largest shared memory of one program, bytes (CUDA programming guide, table of compute capabilities)
 SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
+
+
+def architecture_of(device: torch.device) -> int:
+    """The line of the table for a device, by its matrix instruction: H100's and B200's kinds have their own."""
+    major = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 8
+    return {9: 90, 10: 100, 11: 100}.get(major, 80)

@@ -94,7 +94,8 @@ class EncDecRNNTModel(TransducerNetwork, ASRModel):
 
     def _transducer_loss(self, encoded: Tensor, encoded_len: Tensor, batch: Batch) -> Tensor:
         transcript, transcript_len = batch[2], batch[3]
-        self._longest = (int(encoded_len.max()), int(transcript_len.max()))
+        if self._gradient_options.by_lengths:
+            self._longest = (int(encoded_len.max()), int(transcript_len.max()))
         predictions, _, _ = self.decoder(targets=transcript, target_length=transcript_len)
         return self.loss.of_joint(self.joint, encoded, predictions, transcript, encoded_len, transcript_len)
 

@@ -49,14 +49,6 @@ def channels_of(width: int) -> int:
     return max(16, 1 << (width - 1).bit_length())
 
 
-def architecture_of(device: torch.device) -> int:
-    """The line of the table for a device: the newest architecture that is not newer than it (80 for a CPU)."""
-    if device.type != "cuda":
-        return ARCHITECTURES[0]
-    major, minor = torch.cuda.get_device_capability(device)
-    return max((a for a in ARCHITECTURES if a <= 10 * major + minor), default=ARCHITECTURES[0])
-
-
 def form_of(kernel: str, dtype: torch.dtype, channels: int, dropout: bool, architecture: int) -> Form:
     """The form of the kernel `forward`, `query`, `key` or `embedding`.
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from nemo_kernels.attention.tiled import TiledGradients, empty_heads
 from nemo_kernels.attention.triton.backward import embedding_kernel, key_kernel, query_kernel
-from nemo_kernels.attention.triton.builds import architecture_of, channels_of, form_of
+from nemo_kernels.attention.triton.builds import channels_of, form_of
 from nemo_kernels.attention.triton.forward import forward_kernel
+from nemo_kernels.builds import architecture_of
 
 _STEPS_OF_DROPOUT = 1 << 24
 # programs over distances: the batch is cut in parts until there are so many, for GPUs of 100 to 150 multiprocessors

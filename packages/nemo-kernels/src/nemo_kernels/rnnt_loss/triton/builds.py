@@ -35,12 +35,6 @@ class Form:
         return {**self.constants, "num_warps": self.num_warps, "num_stages": self.num_stages}
 
 
-def architecture_of(device: torch.device) -> int:
-    """The line of the table for a device, by its matrix instruction: H100's and B200's kinds have their own."""
-    major = torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 8
-    return {9: 90, 10: 100, 11: 100}.get(major, 80)
-
-
 def rows_form(dtype: torch.dtype, columns: int) -> Form:
     """Tiles ROWS x COLUMNS for kernels that stream rows of `columns` elements once."""
     width = max(_power_of_two(columns), 32)

@@ -10,8 +10,9 @@ import torch
 import triton
 import triton.language as tl
 
+from nemo_kernels.builds import architecture_of
 from nemo_kernels.rnnt_loss.triton.activation import activate
-from nemo_kernels.rnnt_loss.triton.builds import architecture_of, joint_scores_form
+from nemo_kernels.rnnt_loss.triton.builds import joint_scores_form
 from nemo_kernels.rnnt_loss.triton.planes import lengths32, skewed_plane
 
 NEGATIVE = tl.constexpr(-1e30)
