@@ -115,6 +115,16 @@ class RNNTJoint(NeuralModule):
         """The metric of a fused step."""
         self.wer = wer
 
+    def set_fuse_loss_wer(self, fuse_loss_wer: bool, loss: RNNTLoss | None = None, metric: WER | None = None) -> None:
+        """Makes `forward` a fused step or an ordinary one; loss and metric stay where they are not given."""
+        self.fuse_loss_wer = fuse_loss_wer
+        self.loss = self.loss if loss is None else loss
+        self.wer = self.wer if metric is None else metric
+
+    def set_fused_batch_size(self, fused_batch_size: int | None) -> None:
+        """Utterances that a fused step computes at a time where it must hold the scores."""
+        self.fused_batch_size = fused_batch_size
+
     def forward(
         self,
         encoder_outputs: Tensor,
