@@ -8,14 +8,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from nemo_asr.decoding.confidence import Confidence, build_confidence
 from nemo_asr.decoding.ctc_config import GREEDY_STRATEGIES
 from nemo_asr.decoding.fusion import Bias, FusionSource
 from nemo_asr.decoding.hypothesis import Hypothesis, with_n_best
+from nemo_asr.decoding.predictions import TokenDecoding, as_predictions
 from nemo_asr.decoding.spelling import Spelling
 from nemo_asr.decoding.timestamps import TIMESTAMP_TYPES, FrameClock, TimestampOptions, transducer_timestamps
 from nemo_asr.decoding.transducer_beam import BeamOptions, BeamSearch
@@ -25,7 +28,8 @@ from nemo_asr.decoding.transducer_config import (
     TransducerBeamConfig,
     TransducerDecodingConfig,
 )
-from nemo_asr.decoding.transducer_greedy import GreedySearch, TransducerPath
+from nemo_asr.decoding.transducer_greedy import GreedySearch, SearchSteps, StepMeasure, TransducerPath
+from nemo_asr.decoding.transducer_scores import measure_paths
 
 if TYPE_CHECKING:
     from nemo_asr.modules.joint import RNNTJoint
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class TransducerDecoding:
+class TransducerDecoding(TokenDecoding):
     """Turns encoder outputs into text and hypotheses; holds no state, so threads may share it.
 
     Args:
@@ -43,8 +47,8 @@ class TransducerDecoding:
         tokenizer: spells tokens.
         decoder: the prediction network.
         joint: the joint network.
-        strict: what is unknown, missing or not here is an error at once (a person typed it); otherwise it is one only
-            when something is decoded, and confidence is left out.
+        strict: what is unknown or missing is an error at once (a person typed it); otherwise it is one only when
+            something is decoded.
         path: where the section stands, for errors.
     """
 
@@ -78,17 +82,21 @@ class TransducerDecoding:
             "big_blank_durations": self.config.big_blank_durations or (),
         }
         self.search = GreedySearch(decoder, joint, max_symbols=self.config.greedy.symbols_at_a_frame, **leads)
+        self.blank_id = self.search.blank
         self.beam_search = BeamSearch(decoder, joint, beam_options(self.config.strategy, self.config.beam), **leads)
+        self.confidence = self._build_confidence(strict)
+
+    def _build_confidence(self, strict: bool) -> Confidence | None:
+        options = self.config.confidence
+        outcomes = [self.search.blank + 1]
+        if options.durations and len(self.search.durations) > 1:
+            outcomes.append(len(self.search.durations))
+        return build_confidence(options, self.spelling, outcomes, self.path, strict=strict)
 
     def _check(self, strict: bool) -> None:
         if self.options.kind not in TIMESTAMP_TYPES:
             rule = f"is none of {', '.join(TIMESTAMP_TYPES)}"
             raise _config_error(f"{self.path}.rnnt_timestamp_type", self.options.kind, rule)
-        for key, value in self.config.missing_features():
-            error = _config_error(f"{self.path}.{key}", value, "asks for what this version does not have yet")
-            if strict:
-                raise error
-            logger.warning("%s; it is left out", error)
         if self.config.strategy == "beam":
             logger.info("%s.strategy: beam searches as malsd_batch does", self.path)
         if strict:
@@ -122,25 +130,68 @@ class TransducerDecoding:
             bias: language model and phrases of this call; None leaves them to the config.
         """
         wants_times = self.config.wants_timestamps if timestamps is None else timestamps
-        found = self._paths(encoded, encoded_len, bias, keep_steps=self.config.wants_alignments)
+        confidence, outcomes = self.confidence, self.search.blank + 1
+        measure = None if confidence is None else partial(confidence.of_steps, outcomes=outcomes)
+        found = self._paths(encoded, encoded_len, bias, keep_steps=self.config.wants_alignments, measure=measure)
         readings = [[self._hypothesis(path, wants_times, clock) for path in paths] for paths in found]
         return with_n_best(readings, keep=not self.config.is_greedy and not self.config.beam.return_best_hypothesis)
 
+    def rnnt_decoder_predictions_tensor(
+        self,
+        encoder_output: Tensor,
+        encoded_lengths: Tensor,
+        return_hypotheses: bool = False,
+        partial_hypotheses: None = None,
+    ) -> list[Hypothesis] | list[list[Hypothesis]]:
+        """Decodes a batch, by NVIDIA's name and arguments.
+
+        Args:
+            encoder_output: encoder outputs (B, D, T).
+            encoded_lengths: frames of each (B,).
+            return_hypotheses: keeps all fields of the hypotheses; otherwise score, tokens and text.
+            partial_hypotheses: None; those of a stream are not taken.
+
+        Returns:
+            a hypothesis for each item; or, of a beam search that is to give all of them, a list for each.
+        """
+        if partial_hypotheses is not None:
+            raise ValueError("partial_hypotheses: is for streaming, which this does not do")
+        with torch.inference_mode():
+            hypotheses = self(encoder_output, encoded_lengths)
+        return as_predictions(hypotheses, keep_fields=return_hypotheses)
+
     def texts(self, encoded: Tensor, encoded_len: Tensor) -> list[str]:
         """Only the best texts of encoder outputs (B, D, T)."""
-        found = self._paths(encoded, encoded_len, None, keep_steps=False)
+        found = self._paths(encoded, encoded_len, None)
         return [self.spelling.text(paths[0].tokens) for paths in found]
 
     def _paths(
-        self, encoded: Tensor, encoded_len: Tensor, bias: Bias | None, *, keep_steps: bool
+        self,
+        encoded: Tensor,
+        encoded_len: Tensor,
+        bias: Bias | None,
+        *,
+        keep_steps: bool = False,
+        measure: StepMeasure | None = None,
     ) -> list[list[TransducerPath]]:
-        """For each utterance its paths, the best first."""
+        """For each utterance its paths, the best first.
+
+        Args:
+            encoded, encoded_len, bias: as those of a call.
+            keep_steps: paths hold every step.
+            measure: paths hold the confidence of every step.
+        """
         self._check_strategy()
         fusion = self.fusion(bias, encoded.device)
         if self.config.is_greedy:
-            found = self.search(encoded, encoded_len, keep_steps=keep_steps, fusion=fusion)
+            found = self.search(encoded, encoded_len, keep_steps=keep_steps, fusion=fusion, measure=measure)
             return [[path] for path in found]
-        return self.beam_search(encoded, encoded_len, fusion)
+        beams = self.beam_search(encoded, encoded_len, fusion, keep_steps=measure is not None)
+        if measure is None:
+            return beams
+        beams = [paths[:1] for paths in beams] if self.config.beam.return_best_hypothesis else beams
+        measure_paths(self.search.decoder, self.search.joint, encoded, beams, measure)
+        return beams
 
     def _hypothesis(self, path: TransducerPath, wants_times: bool, clock: FrameClock | None) -> Hypothesis:
         hypothesis = Hypothesis(
@@ -156,9 +207,19 @@ class TransducerDecoding:
             hypothesis.timestamp = transducer_timestamps(
                 path.tokens, path.frames, path.durations, self.tokenizer, self.spelling.punctuation, self.options, clock
             )
-        if path.steps is not None:
-            hypothesis.alignments = _alignments(path)
+        if path.steps is not None and path.steps.scores is not None:
+            hypothesis.alignments = _alignments(path.length, path.steps, path.steps.scores)
+        if self.confidence is not None:
+            self._add_confidence(hypothesis, self.confidence, path.steps)
         return hypothesis
+
+    def _add_confidence(self, hypothesis: Hypothesis, confidence: Confidence, steps: SearchSteps | None) -> None:
+        if steps is None or steps.confidence is None:  # no frames, so no steps
+            columns: tuple[list[Any], ...] = ([], [], [])
+        else:
+            is_token = steps.labels < self.search.first_blank
+            columns = steps.confidence.tolist(), steps.frames.tolist(), is_token.tolist()
+        confidence.add_to_transducer(hypothesis, *columns, has_durations=bool(self.search.durations))
 
 
 def beam_options(strategy: str, config: TransducerBeamConfig) -> BeamOptions:
@@ -188,13 +249,12 @@ def beam_options(strategy: str, config: TransducerBeamConfig) -> BeamOptions:
     )
 
 
-def _alignments(path: TransducerPath) -> list[list[tuple[Tensor, Tensor]]]:
+def _alignments(length: int, steps: SearchSteps, scores: Tensor) -> list[list[tuple[Tensor, Tensor]]]:
     """For each frame the steps made at it, as pairs of scores (V,) and label."""
-    frames: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(path.length)]
-    if path.steps is not None:
-        for frame, label, scores in zip(path.steps.frames.tolist(), path.steps.labels, path.steps.scores, strict=True):
-            frames[frame].append((scores, label))
-    return [steps for steps in frames if steps]
+    frames: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(length)]
+    for frame, label, own in zip(steps.frames.tolist(), steps.labels, scores, strict=True):
+        frames[frame].append((own, label))
+    return [made for made in frames if made]
 
 
 def _config_error(path: str, value: object, rule: str) -> Exception:
