@@ -58,6 +58,9 @@ def make(kind, **options):
 DECODERS = {
     "LSTM": lambda: make(RNNTDecoder),
     "projected LSTM": lambda: RNNTDecoder({"pred_hidden": 24, "pred_rnn_layers": 2, "rnn_hidden_size": 40}, 10).eval(),
+    "LSTM with layer norms": lambda: make(RNNTDecoder, normalization_mode="layer"),
+    "LSTM with batch norms": lambda: make(RNNTDecoder, normalization_mode="batch"),
+    "LSTM without a row for blank": lambda: make(RNNTDecoder, blank_as_pad=False),
     "no context": lambda: make(StatelessTransducerDecoder),
     "context of 3": lambda: make(StatelessTransducerDecoder, context_size=3, normalization_mode="layer"),
 }
@@ -144,7 +147,6 @@ def test_masking_hides_steps_of_the_prediction_network_in_training_only():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: make(RNNTDecoder, normalization_mode="batch"), "normalization_mode: 'batch' is not offered"),
         (lambda: RNNTDecoder({"pred_rnn_layers": 1}, 5), "prednet.pred_hidden: is missing"),
         (lambda: RNNTDecoder({"pred_hiden": 1, "pred_hidden": 1}, 5), "prednet.pred_hiden: is no option; nearest"),
         (lambda: make(StatelessTransducerDecoder, context_size=0), "context_size: 0 must be at least 1"),
