@@ -257,7 +257,7 @@ def test_a_character_model_takes_its_labels_and_can_change_them(tmp_path):
             "+model.decoding.greedy={ngram_lm_model:en.arpa,ngram_lm_alpha:0.5}",
             ["model.decoding.greedy.ngram_lm_model", "en.arpa", "there is no such file"],
         ),
-        ("+model.decoding.confidence_cfg.preserve_word_confidence=true", ["confidence_cfg.preserve_word_confidence"]),
+        ("+model.decoding.confidence_cfg.aggregation=median", ["decoding.confidence_cfg.aggregation", "median", "min"]),
         ("+model.adapters.linear={}", ["model.adapters"]),
         ("model.encoder=null", ["model.encoder", "must be a section"]),
     ],

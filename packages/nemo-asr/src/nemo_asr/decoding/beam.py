@@ -61,11 +61,13 @@ class Step(NamedTuple):
 
 
 class BeamPath(NamedTuple):
-    """A hypothesis read back: tokens, their frames, and the frames that each leads on."""
+    """A hypothesis read back: tokens, their frames, and the frames that each leads on; and its way, token or -1, frame
+    and lead of each step of the search (S,)."""
 
     tokens: list[int]
     frames: list[int]
     durations: list[int]
+    way: tuple[Tensor, Tensor, Tensor]
 
 
 def read_back(steps: list[Step], ends: Tensor) -> list[list[BeamPath]]:
@@ -80,7 +82,8 @@ def read_back(steps: list[Step], ends: Tensor) -> list[list[BeamPath]]:
     """
     B, K = ends.shape
     if not steps:
-        return [[BeamPath([], [], []) for _ in range(K)] for _ in range(B)]
+        nothing = torch.empty(0, dtype=torch.long)
+        return [[_path(nothing, nothing, nothing) for _ in range(K)] for _ in range(B)]
     table = Step(*(torch.stack(column).cpu() for column in zip(*steps, strict=True)))
     place = ends.cpu()
     rows = torch.empty((len(steps), B, K), dtype=torch.long)
@@ -95,4 +98,4 @@ def read_back(steps: list[Step], ends: Tensor) -> list[list[BeamPath]]:
 
 def _path(token: Tensor, frame: Tensor, duration: Tensor) -> BeamPath:
     made = token >= 0
-    return BeamPath(token[made].tolist(), frame[made].tolist(), duration[made].tolist())
+    return BeamPath(token[made].tolist(), frame[made].tolist(), duration[made].tolist(), (token, frame, duration))

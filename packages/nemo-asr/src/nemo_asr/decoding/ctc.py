@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nemo_asr.decoding.confidence import Confidence, build_confidence
+from nemo_asr.decoding.confidence_config import without_renamed
 from nemo_asr.decoding.ctc_beam import CtcBeamSearch, PrefixPath
 from nemo_asr.decoding.ctc_config import CTC_BEAM_STRATEGIES, FOREIGN_STRATEGIES, GREEDY_STRATEGIES, CtcDecodingConfig
-from nemo_asr.decoding.ctc_greedy import GreedyPath, greedy_path, split_rows
+from nemo_asr.decoding.ctc_greedy import GreedyPath, greedy_path
 from nemo_asr.decoding.forced_alignment import ctc_forced_align
 from nemo_asr.decoding.fusion import Bias, Fusion, FusionSource
 from nemo_asr.decoding.hypothesis import Hypothesis, with_n_best
+from nemo_asr.decoding.predictions import TokenDecoding, as_predictions
 from nemo_asr.decoding.spelling import Spelling
 from nemo_asr.decoding.timestamps import (
     TIMESTAMP_TYPES,
@@ -32,14 +35,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class CtcDecoding:
+class CtcDecoding(TokenDecoding):
     """Turns log-probabilities into text and hypotheses; holds no state, so threads may share it.
 
     Args:
         section: the `decoding` section of the model's config, or what is left of it; None for the defaults.
         tokenizer: its `vocab_size` is the id of blank.
-        strict: what is unknown, missing or not here is an error at once (a person typed it); otherwise it is one only
-            when something is decoded, and confidence is left out.
+        strict: what is unknown or missing is an error at once (a person typed it); otherwise it is one only when
+            something is decoded.
         path: where the section stands, for errors.
     """
 
@@ -51,12 +54,13 @@ class CtcDecoding:
         strict: bool = False,
         path: str = "model.decoding",
     ) -> None:
-        from nemo_config import read_section
+        from nemo_config import plain, read_section
 
         self.path = path
         self.tokenizer = tokenizer
-        self.blank = tokenizer.vocab_size
-        self.config = read_section(CtcDecodingConfig, section or {}, path, strict=strict)
+        self.blank = self.blank_id = tokenizer.vocab_size
+        given = without_renamed(plain(section or {}, path))
+        self.config = read_section(CtcDecodingConfig, given, path, strict=strict)
         self.spelling = Spelling(tokenizer)
         self.options = TimestampOptions(
             word_separator=self.config.word_seperator,
@@ -69,7 +73,9 @@ class CtcDecoding:
         beam = self.config.beam
         self.beam_search = CtcBeamSearch(beam.beam_size, beam.beam_beta, beam.beam_threshold)
         self._check_options()
-        self._check_features(strict)
+        self.confidence = build_confidence(
+            self.config.confidence, self.spelling, (self.blank + 1,), path, strict=strict
+        )
         if self.config.strategy == "beam":
             logger.info("%s.strategy: beam searches as beam_batch does", path)
         if strict:
@@ -85,13 +91,6 @@ class CtcDecoding:
             raise _config_error(
                 f"{self.path}.batch_dim_index", self.config.batch_dim_index, "is not 0, the only order offered"
             )
-
-    def _check_features(self, strict: bool) -> None:
-        for key, value in self.config.missing_features():
-            error = _config_error(f"{self.path}.{key}", value, "asks for what this version does not have yet")
-            if strict:
-                raise error
-            logger.warning("%s; it is left out", error)
 
     def _check_strategy(self) -> None:
         known = (*GREEDY_STRATEGIES, *CTC_BEAM_STRATEGIES)
@@ -130,6 +129,8 @@ class CtcDecoding:
         if wants_times:
             self._add_timestamps(hypotheses, path, clock)
         if log_probs.ndim == 3:
+            if self.confidence is not None:
+                self._add_confidence(hypotheses, self.confidence, self.confidence.measure(log_probs), path)
             self._add_log_probs(hypotheses, log_probs, keep_log_probs)
         return hypotheses
 
@@ -155,10 +156,14 @@ class CtcDecoding:
         ]
         for hypothesis, path, length in zip(hypotheses, paths, lengths.tolist(), strict=True):
             hypothesis.tokens, hypothesis.length = path.tokens, length
-        if wants_times or self.config.wants_alignments:
+        if wants_times or self.config.wants_alignments or self.confidence is not None:
             labels = self._aligned(log_probs[rows], lengths, paths)
+            aligned = greedy_path(labels, lengths, self.blank)
             if wants_times:
-                self._add_timestamps(hypotheses, greedy_path(labels, lengths, self.blank), clock)
+                self._add_timestamps(hypotheses, aligned, clock)
+            if self.confidence is not None:
+                frames = self.confidence.measure(log_probs)[rows]
+                self._add_confidence(hypotheses, self.confidence, frames, aligned)
             for hypothesis, row in zip(hypotheses, labels.cpu(), strict=True):
                 hypothesis.y_sequence = row[: hypothesis.length].clone()
         self._add_log_probs(hypotheses, log_probs[rows], keep_log_probs)
@@ -178,6 +183,32 @@ class CtcDecoding:
             for row, alignment in zip(heard, found, strict=True):
                 labels[row, : len(alignment.labels)] = alignment.labels.to(labels.device)
         return labels
+
+    def ctc_decoder_predictions_tensor(
+        self,
+        decoder_outputs: Tensor,
+        decoder_lengths: Tensor | None = None,
+        fold_consecutive: bool = True,
+        return_hypotheses: bool = False,
+    ) -> list[Hypothesis] | list[list[Hypothesis]]:
+        """Decodes a batch, by NVIDIA's name and arguments.
+
+        Args:
+            decoder_outputs: log-probabilities (B, T, V), or the best classes (B, T).
+            decoder_lengths: frames of each (B,); None where all are T long.
+            fold_consecutive: true; a token that stays is one token.
+            return_hypotheses: keeps all fields of the hypotheses; otherwise score, classes and text.
+
+        Returns:
+            a hypothesis for each item; or, of a beam search that is to give all of them, a list for each.
+        """
+        if not fold_consecutive:
+            raise ValueError("fold_consecutive: false is not offered")
+        if decoder_lengths is None:
+            decoder_lengths = torch.full(decoder_outputs.shape[:1], decoder_outputs.shape[1])
+        with torch.inference_mode():
+            hypotheses = self(decoder_outputs, decoder_lengths)
+        return as_predictions(hypotheses, keep_fields=return_hypotheses)
 
     def texts(self, predictions: Tensor, predictions_len: Tensor) -> list[str]:
         """Only the best texts of log-probabilities (B, T, V) or best classes (B, T)."""
@@ -202,12 +233,17 @@ class CtcDecoding:
         ]
 
     def _add_timestamps(self, hypotheses: list[Hypothesis], path: GreedyPath, clock: FrameClock | None) -> None:
-        frames = torch.arange(path.labels.shape[1], device=path.labels.device).expand(path.labels.shape)
-        onsets, spoken = split_rows(frames, path.onsets), split_rows(frames, path.spoken)
-        for hypothesis, onset, frame in zip(hypotheses, onsets, spoken, strict=True):
+        for hypothesis, onset, frame in zip(hypotheses, *path.frames(), strict=True):
             hypothesis.timestamp = ctc_timestamps(
                 hypothesis.tokens, onset, frame, self.tokenizer, self.spelling.punctuation, self.options, clock
             )
+
+    def _add_confidence(
+        self, hypotheses: list[Hypothesis], confidence: Confidence, frames: Tensor, path: GreedyPath
+    ) -> None:
+        """Adds what the config asks for, of the frames' confidences (B, T)."""
+        for hypothesis, own, onsets, spoken in zip(hypotheses, frames.tolist(), *path.frames(), strict=True):
+            confidence.add_to_ctc(hypothesis, own[: hypothesis.length], onsets, spoken)
 
     def _add_log_probs(self, hypotheses: list[Hypothesis], log_probs: Tensor, keep: bool) -> None:
         if not keep and not self.config.wants_alignments:

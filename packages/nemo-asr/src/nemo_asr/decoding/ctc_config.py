@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from nemo_asr.decoding.confidence_config import (
+    ConfidenceConfig,
+    ConfidenceOptions,
+    GreedyConfidenceKeys,
+    confidence_options,
+)
 from nemo_asr.decoding.fusion_config import BoostingTreeConfig, FusionKeys
 
 GREEDY_STRATEGIES = ("greedy", "greedy_batch")
 CTC_BEAM_STRATEGIES = ("beam", "beam_batch")
 FOREIGN_STRATEGIES = ("pyctcdecode", "flashlight", "wfst")
 """NVIDIA's that need programs of their own."""
-CONFIDENCES = ("preserve_frame_confidence", "preserve_token_confidence", "preserve_word_confidence")
 
 
 @dataclass
-class GreedyConfig:
+class GreedyConfig(GreedyConfidenceKeys):
     """The `decoding.greedy` section."""
 
-    IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset(
-        "confidence_method_cfg confidence_method allow_cuda_graphs".split()
-    )
+    IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset(("allow_cuda_graphs",))
 
     preserve_alignments: bool | None = None
     compute_timestamps: bool | None = None
-    preserve_frame_confidence: bool | None = None
     ngram_lm_model: str | None = None
     ngram_lm_alpha: float | None = 0.0
     boosting_tree: BoostingTreeConfig | None = None
@@ -53,6 +54,7 @@ class CtcBeamConfig:
     return_best_hypothesis: bool = True
     preserve_alignments: bool | None = None
     compute_timestamps: bool | None = None
+    preserve_frame_confidence: bool | None = None
     beam_beta: float = 1.0
     beam_threshold: float = 20.0
     ngram_lm_model: str | None = None
@@ -87,17 +89,15 @@ class CtcDecodingConfig:
     batch_dim_index: int = 0
     greedy: GreedyConfig = field(default_factory=GreedyConfig)
     beam: CtcBeamConfig = field(default_factory=CtcBeamConfig)
-    confidence_cfg: dict[str, Any] | None = None
+    confidence_cfg: ConfidenceConfig | None = None
     temperature: float = 1.0
 
-    def missing_features(self) -> Iterator[tuple[str, Any]]:
-        """Key and value of what is asked for and not here: confidence."""
-        confidence = self.confidence_cfg or {}
-        asked = {
-            "greedy.preserve_frame_confidence": self.greedy.preserve_frame_confidence,
-            **{f"confidence_cfg.{key}": confidence.get(key) for key in CONFIDENCES},
-        }
-        return ((key, value) for key, value in asked.items() if value)
+    @property
+    def confidence(self) -> ConfidenceOptions:
+        """Which confidences hypotheses carry."""
+        if self.is_greedy:
+            return confidence_options(self.confidence_cfg, self.greedy)
+        return confidence_options(self.confidence_cfg, None, search_asks=bool(self.beam.preserve_frame_confidence))
 
     @property
     def is_greedy(self) -> bool:

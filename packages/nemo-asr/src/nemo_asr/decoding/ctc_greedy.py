@@ -28,6 +28,11 @@ class GreedyPath:
         """Collapsed token ids of each utterance."""
         return split_rows(self.labels, self.onsets)
 
+    def frames(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Of each utterance the frames of its tokens' onsets, and all that are not blank."""
+        frames = torch.arange(self.labels.shape[1], device=self.labels.device).expand(self.labels.shape)
+        return split_rows(frames, self.onsets), split_rows(frames, self.spoken)
+
 
 def greedy_path(predictions: Tensor, predictions_len: Tensor, blank: int, fusion: Fusion | None = None) -> GreedyPath:
     """Best paths of a batch; without models to fuse there is no loop over frames or utterances.

@@ -21,13 +21,15 @@ class Hypothesis:
         text: what was said.
         timestamp: empty, or of transducers the frame of each token; where asked for, `timestep` (every frame that is
             not blank) and lists `char`, `word` and `segment` of entries with `start_offset` and `end_offset` in
-            frames, `start` and `end` in seconds.
+            frames, `start` and `end` in seconds, and of words `confidence` where the config asks for it.
         alignments: where the config says `preserve_alignments`: of CTC the pair of log-probabilities (T, V) and best
             classes (T,), of transducers for each frame the pairs of scores (V,) and label of its steps; of CTC the
             log-probabilities (T, V) alone where the caller asked for hypotheses.
-        frame_confidence: probability that a frame is right, per frame.
-        token_confidence: the same per token.
-        word_confidence: the same per word.
+        frame_confidence: where the config asks for it, how sure the network is, from 0 to 1: of CTC a number for each
+            frame, of transducers for each frame that was looked at the numbers of its steps, or, with durations
+            that count, pairs of token and duration.
+        token_confidence: the same, a number for each of `tokens`.
+        word_confidence: the same, a number for each of `text.split()`.
         length: frames of the encoder.
         tokens: token ids, repeats and blanks removed.
         token_duration: frames that each token leads on, in models that predict it (TDT).
@@ -40,7 +42,7 @@ class Hypothesis:
     text: str = ""
     timestamp: dict[str, list[Any]] | list[int] = field(default_factory=list)
     alignments: Tensor | tuple[Tensor, Tensor] | list[list[tuple[Tensor, Tensor]]] | None = None
-    frame_confidence: list[float] | None = None
+    frame_confidence: list[float] | list[list[float | tuple[float, float]]] | None = None
     token_confidence: list[float] | None = None
     word_confidence: list[float] | None = None
     length: int = 0

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nemo_asr.decoding.confidence import Confidence, build_confidence
+from nemo_asr.decoding.confidence_config import without_renamed
 from nemo_asr.decoding.ctc_config import GREEDY_STRATEGIES
 from nemo_asr.decoding.fusion import Bias, FusionSource
 from nemo_asr.decoding.hypothesis import Hypothesis, with_n_best
@@ -62,12 +63,13 @@ class TransducerDecoding(TokenDecoding):
         strict: bool = False,
         path: str = "model.decoding",
     ) -> None:
-        from nemo_config import read_section
+        from nemo_config import plain, read_section
 
         self.path = path
         self.tokenizer = tokenizer
         self.spelling = Spelling(tokenizer)
-        self.config = read_section(TransducerDecodingConfig, section or {}, path, strict=strict)
+        given = without_renamed(plain(section or {}, path))
+        self.config = read_section(TransducerDecodingConfig, given, path, strict=strict)
         self.options = TimestampOptions(
             word_separator=self.config.word_seperator,
             segment_separators=tuple(self.config.segment_seperators or ()),
@@ -190,7 +192,9 @@ class TransducerDecoding(TokenDecoding):
         if measure is None:
             return beams
         beams = [paths[:1] for paths in beams] if self.config.beam.return_best_hypothesis else beams
-        measure_paths(self.search.decoder, self.search.joint, encoded, beams, measure)
+        measure_paths(
+            self.search.decoder, self.search.joint, encoded, beams, measure, first_blank=self.search.first_blank
+        )
         return beams
 
     def _hypothesis(self, path: TransducerPath, wants_times: bool, clock: FrameClock | None) -> Hypothesis:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from nemo_asr.decoding.beam import EMPTY, BeamPath, Step, extend_fingerprint, merge_equal, place_fingerprint, read_back
 from nemo_asr.decoding.fusion import Fusion
-from nemo_asr.decoding.transducer_greedy import TransducerPath
+from nemo_asr.decoding.transducer_greedy import SearchSteps, TransducerPath
 from nemo_asr.evaluation_mode import evaluation_mode
 from nemo_asr.modules.joint import HATJoint, RNNTJoint
 from nemo_asr.modules.prediction import PredictionNetwork, State
@@ -139,7 +139,7 @@ class BeamSearch:
 
     @torch.no_grad()
     def __call__(
-        self, encoded: Tensor, encoded_len: Tensor, fusion: Fusion | None = None
+        self, encoded: Tensor, encoded_len: Tensor, fusion: Fusion | None = None, *, keep_steps: bool = False
     ) -> list[list[TransducerPath]]:
         """Hypotheses of encoder outputs (B, D, T) with their lengths (B,), for each utterance the best first.
 
@@ -147,11 +147,12 @@ class BeamSearch:
             encoded: encoder outputs.
             encoded_len: frames of each.
             fusion: models on the encoder outputs' device whose scores are added to the network's.
+            keep_steps: paths hold every step, blanks included, without scores.
         """
         with evaluation_mode(self.decoder), evaluation_mode(self.joint):
             f = self.joint.project_encoder(encoded.transpose(1, 2))
             beam, steps = self._search(f, encoded_len.to(f.device), fusion)
-        return self._paths(beam, steps, encoded_len, fusion)
+        return self._paths(beam, steps, encoded_len, fusion, keep_steps)
 
     def _search(self, f: Tensor, length: Tensor, fusion: Fusion | None) -> tuple[_Beam, list[Step]]:
         beam, steps = self._start(f, fusion), []
@@ -312,7 +313,7 @@ class BeamSearch:
             beam.fused = beam.fused.index_copy(0, found, fusion.advance(beam.fused[found], tokens))
 
     def _paths(
-        self, beam: _Beam, steps: list[Step], encoded_len: Tensor, fusion: Fusion | None
+        self, beam: _Beam, steps: list[Step], encoded_len: Tensor, fusion: Fusion | None, keep_steps: bool
     ) -> list[list[TransducerPath]]:
         score = beam.score
         if fusion is not None and beam.fused is not None:
@@ -321,13 +322,23 @@ class BeamSearch:
         ends = rank.argsort(dim=1, descending=True, stable=True)
         found = zip(read_back(steps, ends), score.gather(1, ends).tolist(), encoded_len.tolist(), strict=True)
         return [
-            [self._path(path, value, length) for path, value in zip(paths, values, strict=True) if value > -math.inf]
+            [
+                self._path(path, value, length, keep_steps)
+                for path, value in zip(paths, values, strict=True)
+                if value > -math.inf
+            ]
             for paths, values, length in found
         ]
 
-    def _path(self, path: BeamPath, score: float, length: int) -> TransducerPath:
+    def _path(self, path: BeamPath, score: float, length: int, keep_steps: bool) -> TransducerPath:
         durations = path.durations if self.has_durations else []
-        return TransducerPath(path.tokens, path.frames, durations, score, int(length))
+        found = TransducerPath(path.tokens, path.frames, durations, score, int(length))
+        if keep_steps:
+            token, frame, lead = path.way
+            moved = (token >= 0) | (lead > 0)  # at the other steps the hypothesis waited, or was done
+            labels = torch.where(token >= 0, token, self.blank)
+            found.steps = SearchSteps(frame[moved], labels[moved], None)
+        return found
 
 
 def _continue(beam: _Beam, parent: Tensor, token: Tensor, lead: Tensor, score: Tensor) -> _Beam:

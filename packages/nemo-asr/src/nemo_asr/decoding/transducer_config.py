@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from nemo_asr.decoding.ctc_config import CONFIDENCES, GREEDY_STRATEGIES
+from nemo_asr.decoding.confidence_config import (
+    ConfidenceConfig,
+    ConfidenceOptions,
+    GreedyConfidenceKeys,
+    confidence_options,
+)
+from nemo_asr.decoding.ctc_config import GREEDY_STRATEGIES
 from nemo_asr.decoding.fusion_config import BoostingTreeConfig, FusionKeys
 
 ADAPTIVE_STRATEGIES = ("maes", "maes_batch")
@@ -16,19 +21,18 @@ PRUNING_MODES = ("early", "late")
 
 
 @dataclass
-class TransducerGreedyConfig:
+class TransducerGreedyConfig(GreedyConfidenceKeys):
     """The `decoding.greedy` section."""
 
     IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset(
-        "tdt_include_token_duration tdt_include_duration_confidence confidence_method_cfg confidence_method "
-        "loop_labels use_cuda_graph_decoder allow_cuda_graphs".split()
+        "tdt_include_token_duration loop_labels use_cuda_graph_decoder allow_cuda_graphs".split()
     )
 
     max_symbols: int | None = None
     max_symbols_per_step: int | None = 10
     preserve_alignments: bool | None = None
     compute_timestamps: bool | None = None
-    preserve_frame_confidence: bool | None = None
+    tdt_include_duration_confidence: bool | None = None
     ngram_lm_model: str | None = None
     ngram_lm_alpha: float | None = 0.0
     boosting_tree: BoostingTreeConfig | None = None
@@ -63,8 +67,8 @@ class TransducerBeamConfig:
     """
 
     IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset(
-        "search_type alsd_max_target_len nsc_max_timesteps_expansion nsc_prefix_alpha language_model allow_cuda_graphs "
-        "preserve_frame_confidence".split()
+        "search_type alsd_max_target_len nsc_max_timesteps_expansion nsc_prefix_alpha language_model "
+        "allow_cuda_graphs".split()
     )
 
     beam_size: int = 4
@@ -72,6 +76,7 @@ class TransducerBeamConfig:
     return_best_hypothesis: bool = True
     preserve_alignments: bool | None = None
     compute_timestamps: bool | None = None
+    preserve_frame_confidence: bool | None = None
     softmax_temperature: float = 1.0
     max_symbols: int | None = None
     max_symbols_per_step: int | None = 10
@@ -121,7 +126,7 @@ class TransducerDecodingConfig:
     rnnt_timestamp_type: str = "all"
     greedy: TransducerGreedyConfig = field(default_factory=TransducerGreedyConfig)
     beam: TransducerBeamConfig = field(default_factory=TransducerBeamConfig)
-    confidence_cfg: dict[str, Any] | None = None
+    confidence_cfg: ConfidenceConfig | None = None
     temperature: float = 1.0
     durations: list[int] | None = None
     big_blank_durations: list[int] | None = None
@@ -136,14 +141,13 @@ class TransducerDecodingConfig:
         """The section whose language model and phrases count."""
         return self.greedy if self.is_greedy else self.beam
 
-    def missing_features(self) -> Iterator[tuple[str, Any]]:
-        """Key and value of what is asked for and not here: confidence."""
-        confidence = self.confidence_cfg or {}
-        asked = {
-            "greedy.preserve_frame_confidence": self.greedy.preserve_frame_confidence,
-            **{f"confidence_cfg.{key}": confidence.get(key) for key in CONFIDENCES},
-        }
-        return ((key, value) for key, value in asked.items() if value)
+    @property
+    def confidence(self) -> ConfidenceOptions:
+        """Which confidences hypotheses carry."""
+        if self.is_greedy:
+            durations = bool(self.greedy.tdt_include_duration_confidence)
+            return confidence_options(self.confidence_cfg, self.greedy, durations=durations)
+        return confidence_options(self.confidence_cfg, None, search_asks=bool(self.beam.preserve_frame_confidence))
 
     @property
     def wants_timestamps(self) -> bool:

@@ -9,9 +9,9 @@ B batch, N utterances still searched, T frames, W frames looked at, D width, H j
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from nemo_asr.modules.prediction import PredictionNetwork, State
 if TYPE_CHECKING:
     from nemo_asr.decoding.fusion import Fusion
 
+StepMeasure: TypeAlias = Callable[[Tensor], Tensor]
+"""Confidence (S, 1 or 2) of the joint's scores (S, V + durations) of some steps."""
 LOOKAHEAD = 8
 """W: in speech at 80 ms a frame, a token comes every second to fourth frame; a joint over 8 costs a CPU hardly more."""
 
@@ -37,7 +39,7 @@ class TransducerPath:
         durations: frames that each leads on (TDT), else empty.
         score: sum of the tokens' scores, blanks left out.
         length: frames of the encoder.
-        steps: every step of the search, where they were asked for.
+        steps: every step of the search, where they or confidences were asked for.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -54,12 +56,14 @@ class SearchSteps(NamedTuple):
     Attributes:
         frames: of each step (S,).
         labels: chosen at each step (S,).
-        scores: the joint's scores of all tokens (S, V), on the CPU.
+        scores: the joint's scores of all tokens (S, V), on the CPU; None where only confidences were asked for.
+        confidence: how sure the network was, (S, 1), or (S, 2) with durations; None where not asked for.
     """
 
     frames: Tensor
     labels: Tensor
-    scores: Tensor
+    scores: Tensor | None
+    confidence: Tensor | None = None
 
 
 class _Step(NamedTuple):
@@ -102,7 +106,13 @@ class GreedySearch:
 
     @torch.no_grad()
     def __call__(
-        self, encoded: Tensor, encoded_len: Tensor, *, keep_steps: bool = False, fusion: Fusion | None = None
+        self,
+        encoded: Tensor,
+        encoded_len: Tensor,
+        *,
+        keep_steps: bool = False,
+        fusion: Fusion | None = None,
+        measure: StepMeasure | None = None,
     ) -> list[TransducerPath]:
         """Paths through encoder outputs (B, D, T) with their lengths (B,).
 
@@ -112,10 +122,11 @@ class GreedySearch:
             keep_steps: paths hold every step, blanks included.
             fusion: models on the same device whose scores decide between tokens, where the network prefers a token to
                 blank, as in NVIDIA's toolkit.
+            measure: paths hold the confidence of every step.
         """
         with evaluation_mode(self.decoder), evaluation_mode(self.joint):
             f = self.joint.project_encoder(encoded.transpose(1, 2))
-            journal = _Journal(keep_steps)
+            journal = _Journal(keep_steps, measure)
             self._search(f, encoded_len.to(f.device), journal, fusion)
         return journal.paths(encoded_len.tolist())
 
@@ -178,7 +189,7 @@ class GreedySearch:
         is_token = (labels < self.first_blank) & (window < length[:, None])
         found, first = is_token.max(dim=1)
         first = torch.where(found, first, width - 1)
-        journal.add_steps(rows, window, labels, scores[:, :, : self.blank + 1], first, length)
+        journal.add_steps(rows, window, labels, scores, self.blank + 1, first, length)
         pick = first[:, None]
         label, score = labels.gather(1, pick)[:, 0], best.gather(1, pick)[:, 0]
         duration = self._durations(scores[:, 0], label, found)
@@ -227,8 +238,8 @@ class _FusedTokens:
 class _Journal:
     """Collects what a search finds, and sorts it by utterance at the end: one transfer to the CPU for the batch."""
 
-    def __init__(self, keep_steps: bool) -> None:
-        self.keep_steps = keep_steps
+    def __init__(self, keep_steps: bool, measure: StepMeasure | None = None) -> None:
+        self.keep_steps, self.measure = keep_steps, measure
         self._tokens: list[tuple[Tensor, ...]] = []
         self._steps: list[tuple[Tensor, ...]] = []
 
@@ -237,14 +248,19 @@ class _Journal:
         self._tokens.append((rows, step.label[emitting], step.frame[emitting], durations, step.score[emitting]))
 
     def add_steps(
-        self, rows: Tensor, window: Tensor, labels: Tensor, scores: Tensor, last: Tensor, length: Tensor
+        self, rows: Tensor, window: Tensor, labels: Tensor, scores: Tensor, outcomes: int, last: Tensor, length: Tensor
     ) -> None:
-        """Adds the steps (N, W) up to and with the one at `last` (N,)."""
-        if not self.keep_steps:
+        """Adds the steps (N, W) up to and with the one at `last` (N,); scores are over `outcomes` and durations."""
+        if not self.keep_steps and self.measure is None:
             return
         made = (torch.arange(window.shape[1], device=last.device) <= last[:, None]) & (window < length[:, None])
         wide = rows[:, None].expand_as(window)
-        self._steps.append((wide[made], window[made], labels[made], scores[made].float().cpu()))
+        step = [wide[made], window[made], labels[made]]
+        if self.measure is not None:
+            step.append(self.measure(scores[made]))
+        if self.keep_steps:
+            step.append(scores[made][:, :outcomes].float().cpu())
+        self._steps.append(tuple(step))
 
     def paths(self, lengths: Sequence[int]) -> list[TransducerPath]:
         """One path for each utterance."""
@@ -261,10 +277,11 @@ class _Journal:
                 if duration >= 0:
                     path.durations.append(duration)
         if self._steps:
-            row_of, frame_of, label_of, score_of = (
-                torch.cat(column).cpu() for column in zip(*self._steps, strict=True)
-            )
+            row_of, frame_of, label_of, *rest = (torch.cat(column).cpu() for column in zip(*self._steps, strict=True))
             for row, path in enumerate(found):
                 own = torch.nonzero(row_of == row).squeeze(1)
-                path.steps = SearchSteps(frame_of[own], label_of[own], score_of[own])
+                confidence = None if self.measure is None else rest[0][own]
+                path.steps = SearchSteps(
+                    frame_of[own], label_of[own], rest[-1][own] if self.keep_steps else None, confidence
+                )
         return found
