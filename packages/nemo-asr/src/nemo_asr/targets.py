@@ -14,6 +14,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "RNNEncoder": "rnn_encoder",
         "RNNTDecoder": "rnnt",
         "RNNTJoint": "rnnt",
+        "SampledRNNTJoint": "rnnt",
         "SpectrogramAugmentation": "audio_preprocessing",
         "SqueezeformerEncoder": "squeezeformer_encoder",
         "StatelessTransducerDecoder": "rnnt",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from nemo_asr.modules.joint import RNNTJoint
+    from nemo_asr.modules.sampled_joint import SampledHead
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ class RNNTLoss(nn.Module):
             input_lengths: frames of each (B,).
             target_lengths: tokens of each (B,).
         """
-        losses = self._losses(_at_least_float32(log_probs), targets, input_lengths, target_lengths)
+        lengths = (input_lengths, target_lengths)
+        losses = self._losses(_at_least_float32(log_probs), targets, *lengths, blank=self.blank)
         return self.reduce(losses, target_lengths)
 
     def of_joint(
@@ -109,35 +111,55 @@ class RNNTLoss(nn.Module):
         frames, steps = int(input_lengths.max()), int(target_lengths.max()) + 1
         f = joint.project_encoder(encoder_outputs[:, :, :frames].transpose(1, 2))
         g = joint.mask_predictions(joint.project_prednet(decoder_outputs[:, :, :steps].transpose(1, 2)))
-        lengths = (targets[:, : steps - 1], input_lengths, target_lengths)
-        scores = f.shape[0] * frames * steps * joint.num_classes_with_blank * 4
-        if scores <= scores_to_hold:
-            losses = self._losses(_at_least_float32(joint.logits(f, g)), *lengths, inplace=True)
+        targets = targets[:, : steps - 1]
+        head = joint.sampled_head(targets, target_lengths)
+        lengths = (targets if head is None else head.targets, input_lengths, target_lengths)
+        outputs = joint.num_classes_with_blank if head is None else len(head.bias)
+        if f.shape[0] * frames * steps * outputs * 4 <= scores_to_hold:
+            logits = _at_least_float32((head or joint).logits(f, g))
+            losses = self._losses(logits, *lengths, blank=self._blank_of(head), inplace=True)
         elif self.family in ("rnnt", "tdt") and joint.is_linear:
-            losses = self._fused_losses(joint, f, g, *lengths)
+            losses = self._fused_losses(joint, head, f, g, *lengths)
         else:
             losses = self._losses_by_parts(joint, f, g, *lengths)
         return self.reduce(losses, target_lengths)
 
+    def _blank_of(self, head: SampledHead | None) -> int:
+        return self.blank if head is None else len(head.bias) - 1
+
     def _losses(
-        self, logits: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, inplace: bool = False
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        input_lengths: Tensor,
+        target_lengths: Tensor,
+        *,
+        blank: int,
+        inplace: bool = False,
     ) -> Tensor:
         from nemo_kernels import multiblank_rnnt_loss, rnnt_loss, tdt_loss
 
         compute: Any = {"rnnt": rnnt_loss, "tdt": tdt_loss, "multiblank": multiblank_rnnt_loss}[self.family]
-        options: dict[str, Any] = {**self.options, "blank": self.blank, "reduction": "none"}
+        options: dict[str, Any] = {**self.options, "blank": blank, "reduction": "none"}
         if self.family != "multiblank":
             options["inplace"] = inplace
         losses: Tensor = compute(logits, targets, input_lengths, target_lengths, **options)
         return losses
 
     def _fused_losses(
-        self, joint: RNNTJoint, f: Tensor, g: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor
+        self,
+        joint: RNNTJoint,
+        head: SampledHead | None,
+        f: Tensor,
+        g: Tensor,
+        targets: Tensor,
+        input_lengths: Tensor,
+        target_lengths: Tensor,
     ) -> Tensor:
         import nemo_kernels
 
         compute: Any = nemo_kernels.rnnt_loss_fused if self.family == "rnnt" else nemo_kernels.tdt_loss_fused
-        output: Any = joint.joint_net[-1]
+        output: Any = head or joint.joint_net[-1]
         losses: Tensor = compute(
             f,
             g,
@@ -146,7 +168,7 @@ class RNNTLoss(nn.Module):
             targets,
             input_lengths,
             target_lengths,
-            blank=self.blank,
+            blank=self._blank_of(head),
             reduction="none",
             activation=joint.options.activation,
             dropout_p=joint.options.dropout if joint.training else 0.0,
@@ -161,7 +183,8 @@ class RNNTLoss(nn.Module):
         from torch.utils.checkpoint import checkpoint
 
         def losses_of(f: Tensor, g: Tensor, targets: Tensor, frames: Tensor, tokens: Tensor) -> Tensor:
-            return self._losses(_at_least_float32(joint.logits(f, g)), targets, frames, tokens, inplace=True)
+            logits = _at_least_float32(joint.logits(f, g))
+            return self._losses(logits, targets, frames, tokens, blank=self.blank, inplace=True)
 
         size = joint.fused_batch_size or 1
         parts = zip(*(torch.split(x, size) for x in (f, g, targets, input_lengths, target_lengths)), strict=True)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nemo_asr.modules.joint import HATJoint, RNNTJoint
     from nemo_asr.modules.prediction import RNNTDecoder, StatelessTransducerDecoder
     from nemo_asr.modules.recurrent import RNNEncoder
+    from nemo_asr.modules.sampled_joint import SampledRNNTJoint
     from nemo_asr.modules.spec_augment import SpectrogramAugmentation
     from nemo_asr.modules.squeezeformer import SqueezeformerEncoder
     from nemo_asr.modules.wav2vec import ConvFeatureEncoder, Wav2VecTransformerEncoder
@@ -27,6 +28,7 @@ __all__ = [
     "RNNEncoder",
     "RNNTDecoder",
     "RNNTJoint",
+    "SampledRNNTJoint",
     "SpectrogramAugmentation",
     "SqueezeformerEncoder",
     "StatelessTransducerDecoder",
@@ -44,6 +46,7 @@ _HOMES = {
     "RNNEncoder": "nemo_asr.modules.recurrent",
     "RNNTDecoder": "nemo_asr.modules.prediction",
     "RNNTJoint": "nemo_asr.modules.joint",
+    "SampledRNNTJoint": "nemo_asr.modules.sampled_joint",
     "SpectrogramAugmentation": "nemo_asr.modules.spec_augment",
     "SqueezeformerEncoder": "nemo_asr.modules.squeezeformer",
     "StatelessTransducerDecoder": "nemo_asr.modules.prediction",

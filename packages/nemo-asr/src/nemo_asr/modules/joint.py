@@ -23,6 +23,7 @@ from nemo_asr.modules.neural_module import NeuralModule
 if TYPE_CHECKING:
     from nemo_asr.losses.rnnt import RNNTLoss
     from nemo_asr.metrics.wer import WER
+    from nemo_asr.modules.sampled_joint import SampledHead
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
@@ -193,6 +194,10 @@ class RNNTJoint(NeuralModule):
         """Unnormalised scores (B, T, U, V) of projections (B, T, H) and (B, U, H)."""
         scores: Tensor = self.joint_net(f.unsqueeze(2) + g.unsqueeze(1))
         return scores
+
+    def sampled_head(self, targets: Tensor, target_lengths: Tensor) -> SampledHead | None:
+        """The outputs that the loss of targets (B, U) with their lengths (B,) is computed over; None for all."""
+        return None
 
     def mask_predictions(self, g: Tensor) -> Tensor:
         """Projected predictions (B, U, H), some steps zeroed in training with `masking_prob`."""
