@@ -151,6 +151,16 @@ class WER:
         errors, length = totals.float().unbind()
         return errors / length, errors, length
 
+    def of_batch(
+        self, predictions: Tensor, predictions_lengths: Tensor, targets: Tensor, targets_lengths: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`compute` of one batch alone, with the arguments of `update`; nothing is gathered before or after it."""
+        self.reset()
+        self.update(predictions, predictions_lengths, targets, targets_lengths)
+        counts = self.compute()
+        self.reset()
+        return counts
+
     def reset(self) -> None:
         """Forgets all batches."""
         self.counts = EditCounts()

@@ -83,14 +83,15 @@ class ASRModel(NemoModel):
             for gradient in gradients:
                 gradient.zero_()
 
-    def validation_pass(self, batch: Batch) -> dict[str, Tensor]:
+    def validation_pass(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Metrics of a batch by name (`val_…`); each family has its own."""
         raise NotImplementedError(f"{type(self).__name__} has no validation_pass")
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Metrics of a validation batch."""
-        return self.validation_pass(batch)
+        return self.validation_pass(batch, batch_idx, dataloader_idx)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Metrics of a test batch."""
-        return {name.replace("val_", "test_", 1): value for name, value in self.validation_pass(batch).items()}
+        metrics = self.validation_pass(batch, batch_idx, dataloader_idx)
+        return {name.replace("val_", "test_", 1): value for name, value in metrics.items()}

@@ -14,7 +14,7 @@ from nemo_asr.decoding.ctc_config import CtcDecodingConfig
 from nemo_asr.losses.ctc import CTCLoss
 from nemo_asr.metrics.wer import WER
 from nemo_asr.models.asr_model import ASRModel, Batch
-from nemo_asr.models.inter_ctc import InterCtc
+from nemo_asr.models.inter_ctc import InterCtc, step_metrics
 from nemo_asr.models.vocabulary import derived_vocabulary, require_tokenizer, take_tokenizer
 from nemo_asr.networks.ctc import CtcNetwork, build_ctc_decoder, build_ctc_parts
 from nemo_asr.networks.recognizer import section_of
@@ -64,20 +64,21 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch (signal (B, L), signal_len (B,), transcript (B, U), transcript_len (B,))."""
-        loss, metrics, predictions = self._losses(batch)
-        metrics = {name.removeprefix("val_"): value for name, value in metrics.items()}
-        if self.logs_step(batch_idx):
+        counts_errors = self.logs_step(batch_idx)
+        loss, metrics, predictions = self._losses(batch, counts_errors)
+        metrics = step_metrics(metrics)
+        if counts_errors:
             metrics["training_batch_wer"] = self._error_counts(predictions, batch)[0]
         self.log_step(loss, metrics)
         return loss
 
-    def validation_pass(self, batch: Batch) -> dict[str, Tensor]:
+    def validation_pass(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Metrics of a batch: `val_loss`, and the counts that give `val_wer` over all batches."""
-        loss, metrics, predictions = self._losses(batch)
-        _, errors, words = self._error_counts(predictions, batch)
-        return {**metrics, "val_loss": loss, "val_wer_num": errors, "val_wer_denom": words}
+        loss, metrics, predictions = self._losses(batch, counts_errors=True)
+        rate, errors, words = self._error_counts(predictions, batch)
+        return {**metrics, "val_loss": loss, "val_wer": rate, "val_wer_num": errors, "val_wer_denom": words}
 
-    def _losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, Tensor]]:
+    def _losses(self, batch: Batch, counts_errors: bool) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, Tensor]]:
         """Loss, the metrics of inner layers, and (log-probabilities, lengths)."""
         signal, signal_len, transcript, transcript_len = batch[:4]
         targets = {"targets": transcript, "target_lengths": transcript_len}
@@ -89,14 +90,15 @@ class EncDecCTCModel(CtcNetwork, ASRModel):
         encoded, encoded_len, captured = self.inter_ctc.encode(self.encoder, features, features_len)
         log_probs = self.decoder(encoder_output=encoded)
         loss = self.loss(log_probs=log_probs, input_lengths=encoded_len, **targets)
-        loss, metrics = self.inter_ctc.add_losses(loss, captured, self.decoder, self.loss, transcript, transcript_len)
+        metric = self.wer if counts_errors else None
+        loss, metrics = self.inter_ctc.add_losses(
+            loss, captured, self.decoder, self.loss, transcript, transcript_len, metric
+        )
         return loss, metrics, (log_probs, encoded_len)
 
     def _error_counts(self, predictions: tuple[Tensor, Tensor], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Error rate, errors and reference words of a batch."""
-        self.wer.reset()
-        self.wer.update(predictions[0].detach(), predictions[1], batch[2], batch[3])
-        return self.wer.compute()
+        return self.wer.of_batch(predictions[0].detach(), predictions[1], batch[2], batch[3])
 
     def change_vocabulary(self, new_vocabulary: Sequence[str], decoding_cfg: Mapping[str, Any] | None = None) -> None:
         """Replaces the characters, and the decoder by a new one for them; front end and encoder stay.

@@ -16,7 +16,7 @@ from torch import Tensor
 from nemo_asr.losses.ctc import CTCLoss
 from nemo_asr.metrics.wer import WER
 from nemo_asr.models.asr_model import Batch
-from nemo_asr.models.inter_ctc import InterCtc
+from nemo_asr.models.inter_ctc import InterCtc, step_metrics
 from nemo_asr.models.rnnt import EncDecRNNTModel
 from nemo_asr.models.vocabulary import require_tokenizer, take_tokenizer
 from nemo_asr.networks.ctc import build_ctc_decoder
@@ -79,25 +79,26 @@ class EncDecHybridRNNTCTCModel(HybridNetwork, EncDecRNNTModel):
         """Loss of a batch (signal (B, L), signal_len (B,), transcript (B, U), transcript_len (B,))."""
         encoded, encoded_len, captured = self._encode_batch(batch)
         log_probs = self.ctc_decoder(encoder_output=encoded)
-        loss, metrics = self._losses(encoded, encoded_len, log_probs, captured, batch)
-        metrics = {name.replace("val_", "train_", 1): value for name, value in metrics.items()}
-        if self.logs_step(batch_idx):
+        counts_errors = self.logs_step(batch_idx)
+        loss, metrics = self._losses(encoded, encoded_len, log_probs, captured, batch, counts_errors)
+        metrics = {f"train_{name}": value for name, value in step_metrics(metrics).items()}
+        if counts_errors:
             metrics["training_batch_wer"] = self._count_errors(self.wer, encoded, encoded_len, batch)[0]
             metrics["training_batch_wer_ctc"] = self._count_errors(self.ctc_wer, log_probs, encoded_len, batch)[0]
         self.log_step(loss, metrics)
         return loss
 
-    def validation_pass(self, batch: Batch) -> dict[str, Tensor]:
+    def validation_pass(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Metrics of a batch: losses, and the counts that give `val_wer` and `val_wer_ctc` over all batches."""
         encoded, encoded_len, captured = self._encode_batch(batch)
         log_probs = self.ctc_decoder(encoder_output=encoded)
-        _, errors, words = self._count_errors(self.wer, encoded, encoded_len, batch)
-        _, ctc_errors, ctc_words = self._count_errors(self.ctc_wer, log_probs, encoded_len, batch)
-        counts = {"val_wer_num": errors, "val_wer_denom": words}
-        counts |= {"val_wer_ctc_num": ctc_errors, "val_wer_ctc_denom": ctc_words}
+        rate, errors, words = self._count_errors(self.wer, encoded, encoded_len, batch)
+        ctc_rate, ctc_errors, ctc_words = self._count_errors(self.ctc_wer, log_probs, encoded_len, batch)
+        counts = {"val_wer": rate, "val_wer_num": errors, "val_wer_denom": words}
+        counts |= {"val_wer_ctc": ctc_rate, "val_wer_ctc_num": ctc_errors, "val_wer_ctc_denom": ctc_words}
         if not self.compute_eval_loss:
             return counts
-        loss, metrics = self._losses(encoded, encoded_len, log_probs, captured, batch)
+        loss, metrics = self._losses(encoded, encoded_len, log_probs, captured, batch, counts_errors=True)
         return {**counts, **metrics, "val_loss": loss}
 
     def _encode_batch(self, batch: Batch) -> tuple[Tensor, Tensor, Mapping[int, tuple[Tensor, Tensor]]]:
@@ -114,8 +115,9 @@ class EncDecHybridRNNTCTCModel(HybridNetwork, EncDecRNNTModel):
         log_probs: Tensor,
         captured: Mapping[int, tuple[Tensor, Tensor]],
         batch: Batch,
+        counts_errors: bool,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted loss, and its parts by the names they are logged with in validation."""
+        """The weighted loss; its parts, and errors of inner layers, by the names they are logged with in validation."""
         transcript, transcript_len = batch[2], batch[3]
         transducer = self._transducer_loss(encoded, encoded_len, batch)
         ctc = self.ctc_loss(
@@ -125,8 +127,9 @@ class EncDecHybridRNNTCTCModel(HybridNetwork, EncDecRNNTModel):
         metrics = {"val_rnnt_loss": transducer.detach(), "val_ctc_loss": ctc.detach()}
         if not captured:
             return loss, metrics
+        metric = self.ctc_wer if counts_errors else None
         loss, inner = self.inter_ctc.add_losses(
-            loss, captured, self.ctc_decoder, self.ctc_loss, transcript, transcript_len
+            loss, captured, self.ctc_decoder, self.ctc_loss, transcript, transcript_len, metric
         )
         return loss, {**metrics, **inner}
 

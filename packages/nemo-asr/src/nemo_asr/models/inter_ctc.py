@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from nemo_asr.modules.conformer.encoder import Encoded
 from nemo_config import ConfigError, read_section
+
+if TYPE_CHECKING:
+    from nemo_asr.metrics.wer import WER
 
 
 @dataclass
@@ -76,8 +79,9 @@ class InterCtc:
         ctc_loss: nn.Module,
         transcript: Tensor,
         transcript_len: Tensor,
+        metric: WER | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted loss, and each layer's by the name it is logged with in validation.
+        """The weighted loss, and each layer's loss and error counts by the names they are logged with in validation.
 
         Args:
             loss: of the last layer.
@@ -86,17 +90,27 @@ class InterCtc:
             ctc_loss: their loss.
             transcript: token ids (B, U).
             transcript_len: tokens of each (B,).
+            metric: counts the errors of each layer; None for losses alone.
         """
         metrics = {"val_final_loss": loss.detach()}
         total = (1 - sum(self.weights)) * loss
         for layer, weight in zip(self.layers, self.weights, strict=True):
             encoded, length = captured[layer]
+            log_probs = decoder(encoder_output=encoded)
             inner = ctc_loss(
-                log_probs=decoder(encoder_output=encoded),
-                targets=transcript,
-                input_lengths=length,
-                target_lengths=transcript_len,
+                log_probs=log_probs, targets=transcript, input_lengths=length, target_lengths=transcript_len
             )
             metrics[f"val_inter_ctc_loss_l{layer}"] = inner.detach()
             total = total + weight * inner
+            if metric is not None:
+                counts = metric.of_batch(log_probs.detach(), length, transcript, transcript_len)
+                name = f"val_inter_wer_l{layer}"
+                metrics |= zip((name, f"{name}_num", f"{name}_denom"), counts, strict=True)
         return total, metrics
+
+
+def step_metrics(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a training step logs of the metrics of validation: without their prefix, and rates without their counts."""
+    return {
+        name.removeprefix("val_"): value for name, value in metrics.items() if not name.endswith(("_num", "_denom"))
+    }

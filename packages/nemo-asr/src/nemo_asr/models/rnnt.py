@@ -83,11 +83,11 @@ class EncDecRNNTModel(TransducerNetwork, ASRModel):
         self.log_step(loss, metrics)
         return loss
 
-    def validation_pass(self, batch: Batch) -> dict[str, Tensor]:
+    def validation_pass(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Metrics of a batch: `val_loss`, and the counts that give `val_wer` over all batches."""
         encoded, encoded_len = self(input_signal=batch[0], input_signal_length=batch[1])
-        _, errors, words = self._count_errors(self.wer, encoded, encoded_len, batch)
-        metrics = {"val_wer_num": errors, "val_wer_denom": words}
+        rate, errors, words = self._count_errors(self.wer, encoded, encoded_len, batch)
+        metrics = {"val_wer": rate, "val_wer_num": errors, "val_wer_denom": words}
         if self.compute_eval_loss:
             metrics["val_loss"] = self._transducer_loss(encoded, encoded_len, batch)
         return metrics
@@ -104,9 +104,7 @@ class EncDecRNNTModel(TransducerNetwork, ASRModel):
         metric: WER, predictions: Tensor, predictions_len: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Error rate, errors and reference words of a batch."""
-        metric.reset()
-        metric.update(predictions.detach(), predictions_len, batch[2], batch[3])
-        return metric.compute()
+        return metric.of_batch(predictions.detach(), predictions_len, batch[2], batch[3])
 
     def on_after_backward(self) -> None:
         """As every recogniser's, and what the config does to gradients (`variational_noise`, `normalize_*`)."""

@@ -165,9 +165,7 @@ class RNNTJoint(NeuralModule):
             return loss, None, None, None
         if self.wer is None:
             raise ValueError("a fused step with compute_wer needs a metric: call set_wer first")
-        self.wer.reset()
-        self.wer.update(encoder_outputs.detach(), encoder_lengths, transcripts, transcript_lengths)
-        return (loss, *self.wer.compute())
+        return (loss, *self.wer.of_batch(encoder_outputs.detach(), encoder_lengths, transcripts, transcript_lengths))
 
     def project_encoder(self, encoder_output: Tensor) -> Tensor:
         """(B, T, H) of encoder outputs (B, T, D)."""
