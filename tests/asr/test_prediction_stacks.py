@@ -72,6 +72,14 @@ def test_gradients_and_statistics_of_training_are_those_of_nvidias_toolkit(case)
         torch.testing.assert_close(value, stored[f"after.{name}"], **CLOSE)
 
 
+@pytest.mark.parametrize("case", ["initial_chrono", "initial_biases", "initial_batch_norm"])
+def test_initial_weights_are_those_that_nvidias_toolkit_draws_from_the_same_seed(case):
+    options, stored = read(case)
+    torch.manual_seed(0)
+    decoder = RNNTDecoder(vocab_size=11, **options)
+    torch.testing.assert_close(dict(decoder.state_dict()), part(stored, "state."), atol=1e-7, rtol=0)
+
+
 def symbols_by_symbol(decoder, joint, encoded, limit):
     """Greedy search by its definition: one utterance, one frame, one label at a time."""
     output, state = decoder.predict(None, None, add_sos=False, batch_size=1)

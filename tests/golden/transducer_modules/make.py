@@ -27,6 +27,13 @@ DECODERS: dict[str, dict[str, Any]] = {
     "projection": {"prednet": {**SIZES, "rnn_hidden_size": 20}},
     "no_row_for_blank": {"prednet": SIZES, "blank_as_pad": False},
 }
+CHRONO = {"t_max": 20, "weights_init_scale": 0.5}
+BIASES = {"forget_gate_bias": 2.0, "hidden_hidden_bias_scale": 0.3, "weights_init_scale": 0.8}
+INITIAL: dict[str, dict[str, Any]] = {
+    "initial_chrono": {"prednet": {**SIZES, **CHRONO}},
+    "initial_biases": {"prednet": {**SIZES, **BIASES, "rnn_hidden_size": 16}},
+    "initial_batch_norm": {"prednet": {**SIZES, **CHRONO, **BIASES}, "normalization_mode": "batch"},
+}
 JOINT_SIZES = {"encoder_hidden": 7, "pred_hidden": 6, "joint_hidden": 9, "activation": "tanh"}
 JOINTS = {"sampled_joint": 4, "sampled_joint_all": 100}
 
@@ -79,14 +86,19 @@ def of_decoder(options: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {**found, **gradients_of(module), **state_of(module, "after.")}
 
 
-def of_joint(n_samples: int) -> dict[str, torch.Tensor]:
+def at_first(options: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights after torch.manual_seed(0)."""
+    return state_of(RNNTDecoder(vocab_size=VOCABULARY, **options), "state.")
+
+
+def of_joint(options: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Loss and gradients of a training step.
 
     The smallest token stands in the padding alone, where it does no harm: NVIDIA's toolkit takes the smallest of a
     batch for blank.  And it is in the sample, since NVIDIA's counts the padding among the tokens of the batch.
     """
     fused = {"fuse_loss_wer": True, "fused_batch_size": 3}
-    module = SampledRNNTJoint(JOINT_SIZES, VOCABULARY, n_samples, **fused).train()
+    module = SampledRNNTJoint(num_classes=VOCABULARY, **options, **fused).train()
     shake(module)
     found = state_of(module, "state.")
     loss = RNNTLoss(VOCABULARY, reduction="mean_batch", loss_name="warprnnt_numba")
@@ -115,11 +127,11 @@ def main() -> None:
     nemo_logging.setLevel(logging.ERROR)
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
     joints = {name: {"jointnet": JOINT_SIZES, "n_samples": n} for name, n in JOINTS.items()}
-    for name, options in (DECODERS | joints).items():
-        torch.manual_seed(0)
-        found = of_joint(options["n_samples"]) if name in joints else of_decoder(options)
-        arrays = {key: value.detach().numpy() for key, value in found.items()}
-        np.savez_compressed(folder / f"{name}.npz", options=json.dumps(options), **arrays)
+    for made_by, cases in ((of_decoder, DECODERS), (at_first, INITIAL), (of_joint, joints)):
+        for name, options in cases.items():
+            torch.manual_seed(0)
+            arrays = {key: value.detach().numpy() for key, value in made_by(options).items()}
+            np.savez_compressed(folder / f"{name}.npz", options=json.dumps(options), **arrays)
 
 
 if __name__ == "__main__":
