@@ -22,9 +22,9 @@ from nemo_asr.modules.prediction.stacks import STACKS
 class RNNTDecoder(PredictionNetwork):
     """LSTM prediction network.
 
-    With norms it trains and is searched as without.  In NVIDIA's toolkit 3.0.0 the type checks refuse the states of both
-    kinds, so that training stops unless they are turned off; no search there takes `layer`, and of those that take
-    `batch` each goes through one utterance at a time.
+    With norms it trains and is searched as without.  In NVIDIA's toolkit 3.0.0 the type checks refuse the states of
+    both kinds, so that training stops unless they are turned off; no search there takes `layer`, and those that take
+    `batch` go through one utterance at a time.
 
     Args:
         prednet: as `PredictionOptions`.
