@@ -16,6 +16,7 @@ from lightning.pytorch import Trainer
 from omegaconf import OmegaConf
 
 from nemo_archive import Artifact
+from nemo_config import instantiate
 from nemo_expmgr import init_from, lightning_checkpoint, nemo_file
 from nemo_expmgr.pretrained import PretrainedModelInfo, locate_pretrained
 from nemo_expmgr.restore_context import is_restoring, take_artifacts
@@ -145,7 +146,13 @@ class NemoModel(TrainableModule):
 
     @classmethod
     def from_config_dict(cls, config: Config, trainer: Trainer | None = None) -> Self:
-        """Builds a model from a typed config: of the class in its `target`, or else of this one."""
+        """Builds a model from a typed config: of the class in its `target`, or else of this one.
+
+        A config with a `_target_` describes a part, not a model (`spec_augment` in NVIDIA's fine-tuning script): that
+        part is built.
+        """
+        if "_target_" in config:
+            return instantiate(config, path="config")  # whatever the caller knows it to be
         return nemo_file.choose_class(cls, config.get("target"), "the config")(cfg=config, trainer=trainer)
 
     @classmethod

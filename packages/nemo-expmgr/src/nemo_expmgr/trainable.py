@@ -163,6 +163,20 @@ class TrainableModule(LightningModule):
             self.setup_multiple_test_data(section)
         return [] if self._test_dl is None else self._test_dl
 
+    def prepare_test(self, trainer: Trainer | None) -> bool:
+        """Whether `trainer.test(model)` can follow; attaches the trainer if so.
+
+        With several devices it is not done: the sampler gives some utterances twice, so that the figures are not exact.
+        """
+        if self._test_dl is None and self._own_section(TEST) is None:
+            logger.info("%s names no data: nothing to test on", TEST.path)
+            return False
+        if trainer is not None and trainer.num_devices > 1:
+            logger.warning("with %d devices there is no test: it counts some utterances twice", trainer.num_devices)
+            return False
+        self.set_trainer(trainer)
+        return True
+
     def _own_section(self, phase: Phase) -> DictConfig | None:
         """The section of a phase if it names data here."""
         key = f"{phase.name}_ds"

@@ -50,6 +50,11 @@ class Hypothesis:
     token_duration: list[int] | None = None
     n_best: list[Hypothesis] | None = None
 
+    @property
+    def words(self) -> list[str]:
+        """The words of `text`."""
+        return self.text.split()
+
 
 def with_n_best(readings: Sequence[Sequence[Hypothesis]], *, keep: bool) -> list[Hypothesis]:
     """The first reading of each utterance; with `keep` all are in its `n_best`."""

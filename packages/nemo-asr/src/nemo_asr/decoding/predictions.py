@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nemo_asr.decoding.hypothesis import Hypothesis
 
 if TYPE_CHECKING:
+    from nemo_asr.decoding.spelling import Spelling
     from nemo_asr.text import Tokenizer
 
 
@@ -16,11 +17,13 @@ class TokenDecoding:
     """A decoder's tokens and their spelling.
 
     Attributes:
-        tokenizer: spells tokens.
+        tokenizer: knows the tokens.
+        spelling: spells them as `transcribe` does.
         blank_id: id of blank.
     """
 
     tokenizer: Tokenizer
+    spelling: Spelling
     blank_id: int
 
     def decode_ids_to_tokens(self, tokens: Iterable[int]) -> list[str]:
@@ -35,6 +38,10 @@ class TokenDecoding:
         """The text of pieces."""
         ids = {piece: index for index, piece in enumerate(self.tokenizer.vocabulary)}
         return self.tokenizer.decode([ids[piece] for piece in tokens])
+
+    def decode_tokens_to_str_with_strip_punctuation(self, tokens: Iterable[int]) -> str:
+        """The text of ids, without the space that some vocabularies put before a punctuation mark."""
+        return self.spelling.text([int(token) for token in tokens])
 
 
 def as_predictions(hypotheses: Sequence[Hypothesis], *, keep_fields: bool) -> list[Hypothesis] | list[list[Hypothesis]]:

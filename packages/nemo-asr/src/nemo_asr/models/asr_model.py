@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from nemo_asr.modules import ConformerEncoder
+from nemo_asr.models.encoder_changes import change_attention, change_chunking, change_squeeze_windows
 from nemo_asr.text.tokenizer import Tokenizer
 from nemo_expmgr import NemoModel
+
+if TYPE_CHECKING:
+    from nemo_asr.decoding.hypothesis import Hypothesis
 
 logger = logging.getLogger(__name__)
 
@@ -42,19 +45,35 @@ class ASRModel(NemoModel):
         )
 
     def change_attention_model(
-        self, self_attention_model: str | None = None, att_context_size: Sequence[int] | None = None
+        self,
+        self_attention_model: str | None = None,
+        att_context_size: Sequence[int] | None = None,
+        update_config: bool = True,
     ) -> None:
-        """Replaces the encoder's attention, keeping its weights; the config follows, so that it is saved as it is.
+        """Replaces the encoder's attention, keeping its weights.
 
         Args:
             self_attention_model: rel_pos, abs_pos or rel_pos_local_attn (for long audio); the same one where None.
             att_context_size: [left, right] frames that it sees; the same where None.
+            update_config: the config follows, so that the model is saved as it is.
         """
-        if not isinstance(self.encoder, ConformerEncoder):
-            raise TypeError(f"change_attention_model: {type(self.encoder).__name__} has no attention")
-        changed = self.encoder.change_attention_model(self_attention_model, att_context_size)
-        config = self.plain_cfg()
-        self.cfg = {**config, "encoder": {**config["encoder"], **changed}}
+        self._keep_in_encoder(change_attention(self.encoder, self_attention_model, att_context_size), update_config)
+
+    def change_subsampling_conv_chunking_factor(
+        self, subsampling_conv_chunking_factor: int, update_config: bool = True
+    ) -> None:
+        """Sets in how many pieces the encoder subsamples: 1 decides by size, -1 never splits, or a power of two."""
+        self._keep_in_encoder(change_chunking(self.encoder, subsampling_conv_chunking_factor), update_config)
+
+    def change_conv_asr_se_context_window(self, context_window: int, update_config: bool = True) -> None:
+        """Sets over how many frames of the features a Jasper encoder squeezes in training; negative for all."""
+        section = self.plain_cfg()["encoder"]
+        self._keep_in_encoder(change_squeeze_windows(self.encoder, section, context_window), update_config)
+
+    def _keep_in_encoder(self, changed: Mapping[str, Any], update_config: bool) -> None:
+        if update_config:
+            config = self.plain_cfg()
+            self.cfg = {**config, "encoder": {**config["encoder"], **changed}}
 
     def logs_step(self, batch_idx: int) -> bool:
         """Whether the trainer logs after this batch; without a trainer always."""
@@ -95,3 +114,16 @@ class ASRModel(NemoModel):
         """Metrics of a test batch."""
         metrics = self.validation_pass(batch, batch_idx, dataloader_idx)
         return {name.replace("val_", "test_", 1): value for name, value in metrics.items()}
+
+    def predict_step(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> list[tuple[int, Hypothesis]]:
+        """The utterances' numbers and hypotheses, for `trainer.predict`.
+
+        Raises:
+            ValueError: the batch has no numbers, since its section says no `return_sample_id: true`.
+        """
+        if len(batch) < 5:
+            raise ValueError("predict: the section of the data must say return_sample_id: true")
+        recognizer: Any = self
+        encoded, encoded_len = recognizer.encode(batch[0], batch[1])
+        hypotheses = recognizer.decode(encoded, encoded_len, timestamps=None, keep_log_probs=False)
+        return list(zip(batch[4].tolist(), hypotheses, strict=True))

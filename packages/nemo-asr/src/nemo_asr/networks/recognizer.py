@@ -16,7 +16,7 @@ from nemo_asr.decoding.timestamps import FrameClock
 from nemo_asr.text import Tokenizer
 from nemo_asr.text.build import ArtifactFetch, build_tokenizer
 from nemo_asr.text.char import CharTokenizer
-from nemo_asr.transcription import Results, transcribe
+from nemo_asr.transcription import Results, TranscribeConfig, transcribe
 
 if TYPE_CHECKING:
     from nemo_asr.decoding.hypothesis import Hypothesis
@@ -188,6 +188,11 @@ class RecognizerNetwork(nn.Module):
     ) -> list[Hypothesis]:
         """Hypotheses of encoder outputs (B, D, T) with their lengths (B,)."""
         raise NotImplementedError(f"{type(self).__name__} has no decode")
+
+    @staticmethod
+    def get_transcribe_config() -> TranscribeConfig:
+        """The options of `transcribe` with their defaults, to be changed and given as its `override_config`."""
+        return TranscribeConfig()
 
     def transcribe(self, audio: Any, batch_size: int = 4, **options: Any) -> Results:
         """Text, or hypotheses, of audio; see `nemo_asr.transcription.transcribe`."""

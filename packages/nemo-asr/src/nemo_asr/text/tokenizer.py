@@ -112,3 +112,24 @@ class PieceTokenizer(ABC):
     def ids_to_tokens(self, ids: Iterable[int]) -> list[str]:
         """NVIDIA's name of `tokens`."""
         return self.tokens(ids)
+
+    @property
+    def vocab(self) -> list[str]:
+        """NVIDIA's name of `vocabulary`."""
+        return self.vocabulary
+
+    def token_to_id(self, token: str) -> int:
+        """The id of a piece.
+
+        Raises:
+            ValueError: the vocabulary has no such piece.
+        """
+        return self._pieces.index(token)
+
+    def tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
+        """The ids of pieces; see `token_to_id`."""
+        return [self.token_to_id(token) for token in tokens]
+
+    def tokens_to_text(self, tokens: Iterable[str]) -> str:
+        """The text of pieces; see `token_to_id`."""
+        return self.decode(self.tokens_to_ids(tokens))
