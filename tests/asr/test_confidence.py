@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -108,20 +109,18 @@ def assert_words_equal(hypotheses, expected, whole):
 
 
 def test_confidences_of_greedy_search_equal_nvidias(decoded):
+    @cache
+    def hypotheses(measure, how, blanks):
+        method = decoded.description["measures"][measure]
+        return decoded({**EVERYTHING, "aggregation": how, "exclude_blank": blanks == "none", "method_cfg": method})
+
     compared = 0
     for key, expected in decoded.stored.items():
         kind, measure, *rest = key.split("/")
         if kind == "durations":
             continue
         how, blanks = rest or ("min", "none")
-        found = decoded(
-            {
-                **EVERYTHING,
-                "aggregation": how,
-                "exclude_blank": blanks == "none",
-                "method_cfg": decoded.description["measures"][measure],
-            }
-        )
+        found = hypotheses(measure, how, blanks)
         if kind == "frame":
             close(joined(map(steps_of, found)), expected)
         elif kind == "token":
@@ -318,6 +317,54 @@ def test_spaces_are_in_no_word_and_marks_in_the_one_that_they_join():
     assert found.word_confidence == [normal(0.9), normal(0.6)]
     assert [entry["word"] for entry in found.timestamp["word"]] == ["a", "b,c"]
     assert [entry["confidence"] for entry in found.timestamp["word"]] == found.word_confidence
+
+
+def test_what_nvidias_files_carry_asks_for_nothing(decoded):
+    plain = {"preserve_frame_confidence": False, "preserve_token_confidence": False, "preserve_word_confidence": False}
+    method = {"name": "entropy", "entropy_type": "tsallis", "alpha": 0.33, "entropy_norm": "exp"}
+    section = {**plain, "exclude_blank": True, "aggregation": "min", "tdt_include_duration": False}
+    greedy = {"preserve_frame_confidence": False, "confidence_method_cfg": {**method, "temperature": "DEPRECATED"}}
+    found = decoded({**section, "method_cfg": {**method, "temperature": "DEPRECATED"}}, greedy=greedy)
+    assert decoded.network.decoding.confidence is None
+    assert all(own.frame_confidence is own.token_confidence is own.word_confidence is None for own in found)
+
+
+def test_who_asks_for_words_gets_tokens_and_frames_and_not_the_other_way_round(decoded):
+    for asked, count in (("frame", 1), ("token", 2), ("word", 3)):
+        own = decoded({f"preserve_{asked}_confidence": True})[0]
+        lists = own.frame_confidence, own.token_confidence, own.word_confidence
+        assert [part is not None for part in lists] == [True] * count + [False] * (3 - count)
+
+
+def test_the_greedy_section_asks_for_frames_with_its_own_method(decoded):
+    method = {"name": "max_prob", "temperature": 0.5}
+    expected = [steps_of(own) for own in decoded({"preserve_frame_confidence": True, "method_cfg": method})]
+    for key in ("confidence_method_cfg", "confidence_method"):
+        found = decoded(None, greedy={"preserve_frame_confidence": True, key: method})
+        assert [steps_of(own) for own in found] == expected
+        assert all(own.token_confidence is None for own in found)
+    words_first = decoded(EVERYTHING, greedy={"preserve_frame_confidence": True, "confidence_method_cfg": method})
+    assert [steps_of(own) for own in words_first] == [steps_of(own) for own in decoded(EVERYTHING)]
+
+
+def test_alignments_and_confidences_can_be_had_together(transducer):
+    (alone, *_), (both, *_) = transducer(EVERYTHING), transducer(EVERYTHING, preserve_alignments=True)
+    assert both.frame_confidence == alone.frame_confidence
+    assert [len(steps) for steps in both.alignments] == [len(steps) for steps in both.frame_confidence]
+
+
+def test_a_hybrid_gives_them_with_either_decoder(golden):
+    case = golden("fastconformer_hybrid_tdt_ctc_bpe")
+    network = load_model(case.path)
+    network.set_decoding({"durations": [0, 1, 2, 3, 4], "confidence_cfg": EVERYTHING}, strict=True)
+    network.set_ctc_decoding({"confidence_cfg": EVERYTHING}, strict=True)
+    audio = [row[:length] for row, length in zip(case.io["in_audio"], case.io["in_audio_length"], strict=True)]
+    for decoder in ("rnnt", "ctc"):
+        network.use_decoder(decoder)
+        for own in network.transcribe(audio, return_hypotheses=True):
+            assert len(own.word_confidence) == len(own.text.split()) > 0
+            assert len(own.token_confidence) == len(own.tokens)
+            assert isinstance(own.frame_confidence[0], list) == (decoder == "rnnt")
 
 
 def test_word_entries_have_no_confidence_unless_words_are_asked_for(decoded):

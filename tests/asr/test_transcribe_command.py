@@ -239,3 +239,20 @@ def test_the_commands_need_no_lightning(clips):
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
+
+
+@pytest.mark.parametrize("extra", [[], ["--timestamps"]])
+def test_records_and_words_have_confidences_where_the_decoding_asks_for_them(clips, capsys, extra):
+    asked = "ctc_decoding.confidence_cfg.preserve_word_confidence=true"
+    command = [f"model_path={MODEL}", f"audio=[{clips / '1.wav'}]", asked]
+    assert transcribe.main([*command, "json=true", *extra]) == 0
+    record = json.loads(capsys.readouterr().out)
+    confidences = record["word_confidence"]
+    assert len(confidences) == len(record["pred_text"].split()) > 3
+    assert len(record["token_confidence"]) > len(confidences)
+    assert ("word" in record) == bool(extra)
+    if extra:
+        assert [entry["confidence"] for entry in record["word"] if entry["word"]] == confidences
+        assert transcribe.main([*command, *extra]) == 0
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+        assert [row[2] for row in rows if len(row) == 4] == [f"{confidence:.3f}" for confidence in confidences]

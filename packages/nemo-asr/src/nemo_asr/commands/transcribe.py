@@ -4,8 +4,10 @@
     nemo-asr transcribe model.nemo --manifest test.json --output predictions.json --timestamps
     nemo-asr transcribe model_path=model.nemo audio_dir=clips audio_type=flac output_filename=out.json batch_size=8
 
-Texts go to standard output, a line each. An output file is a manifest with `pred_text`, as NVIDIA's script
-`transcribe_speech.py` writes it; that script's keys are taken as `key=value`.
+Texts go to standard output, a line each; with `--timestamps` the words follow, with start, end and, where
+`ctc_decoding.confidence_cfg.preserve_word_confidence=true` (or `rnnt_decoding...`) asks for it, confidence. An output
+file is a manifest with `pred_text`, as NVIDIA's script `transcribe_speech.py` writes it; that script's keys are taken
+as `key=value`.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from nemo_asr.networks import RecognizerNetwork
 
 TIMESTAMP_KINDS = ("char", "word", "segment")
+CONFIDENCES = ("token_confidence", "word_confidence")
 AMP_DTYPES = ("float16", "bfloat16")
 
 
@@ -114,6 +117,7 @@ def transcribe_all(config: TranscriptionConfig) -> Transcripts:
         timestamp = getattr(result, "timestamp", None)
         if isinstance(timestamp, dict):
             record.update({kind: timestamp[kind] for kind in TIMESTAMP_KINDS if kind in timestamp})
+        record.update({kind: getattr(result, kind) for kind in CONFIDENCES if getattr(result, kind, None) is not None})
     return Transcripts(records, key, sum(_duration_s(source) for source in sources), seconds)
 
 
@@ -240,8 +244,18 @@ def _transcribe(
             num_workers=config.num_workers,
             channel_selector=cast("ChannelSelector", config.channel_selector),
             timestamps=config.timestamps,
+            return_hypotheses=_gives_confidence(network),
         )
     return [result[0] if isinstance(result, list) else result for result in results]
+
+
+def _gives_confidence(network: RecognizerNetwork) -> bool:
+    """Whether the decoding that counts asks for confidences."""
+    from nemo_asr.networks import CtcNetwork, HybridNetwork, TransducerNetwork
+
+    if isinstance(network, HybridNetwork) and network.cur_decoder == "ctc":
+        return network.ctc_decoding.confidence is not None
+    return isinstance(network, (CtcNetwork, TransducerNetwork)) and network.decoding.confidence is not None
 
 
 def _duration_s(source: str | ManifestEntry) -> float:
@@ -260,8 +274,14 @@ def write_manifest(path: Path, records: Sequence[dict[str, Any]]) -> None:
 def _line(record: dict[str, Any], transcripts: Transcripts) -> str:
     """A recording's text, after its name where there are several, and before its words where they have times."""
     name = f"{record['audio_filepath']}\t" if len(transcripts.records) > 1 else ""
-    words = [f"{word['start']:9.2f} {word['end']:9.2f}  {word['word']}" for word in record.get("word", ())]
-    return "\n".join([name + record[transcripts.key], *words])
+    return "\n".join([name + record[transcripts.key], *map(_word_line, record.get("word", ()))])
+
+
+def _word_line(word: dict[str, Any]) -> str:
+    """A word after its times, and after its confidence if it has one."""
+    confidence = word.get("confidence")
+    column = f" {confidence:6.3f}" if confidence is not None else " " * 7 if "confidence" in word else ""
+    return f"{word['start']:9.2f} {word['end']:9.2f}{column}  {word['word']}"
 
 
 def _report(config: TranscriptionConfig, transcripts: Transcripts) -> None:

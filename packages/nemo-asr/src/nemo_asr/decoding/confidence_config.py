@@ -65,7 +65,7 @@ class ConfidenceConfig:
     exclude_blank: bool = True
     aggregation: str = "min"
     tdt_include_duration: bool = False
-    method_cfg: ConfidenceMethodConfig | None = None
+    method_cfg: ConfidenceMethodConfig | None = field(default_factory=ConfidenceMethodConfig)
     measure_cfg: ConfidenceMethodConfig | None = None
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class GreedyConfidenceKeys:
     """
 
     preserve_frame_confidence: bool | None = None
-    confidence_method_cfg: ConfidenceMethodConfig | None = None
+    confidence_method_cfg: ConfidenceMethodConfig | None = field(default_factory=ConfidenceMethodConfig)
     confidence_method: ConfidenceMethodConfig | None = None
 
 
@@ -159,14 +159,9 @@ def confidence_options(
         given.exclude_blank,
         given.aggregation,
         given.tdt_include_duration or durations,
-        _method(given.method_cfg, given.measure_cfg),
+        given.measure_cfg or given.method_cfg or ConfidenceMethodConfig(),
     )
     if frames or search is None or not search.preserve_frame_confidence:
         return options
-    method = _method(search.confidence_method_cfg, search.confidence_method)
+    method = search.confidence_method or search.confidence_method_cfg or ConfidenceMethodConfig()
     return replace(options, frames=True, method=method, method_key="greedy.confidence_method_cfg")
-
-
-def _method(*sections: ConfidenceMethodConfig | None) -> ConfidenceMethodConfig:
-    """The first that is given."""
-    return next((own for own in sections if own is not None), ConfidenceMethodConfig())

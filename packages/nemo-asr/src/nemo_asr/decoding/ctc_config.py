@@ -89,7 +89,7 @@ class CtcDecodingConfig:
     batch_dim_index: int = 0
     greedy: GreedyConfig = field(default_factory=GreedyConfig)
     beam: CtcBeamConfig = field(default_factory=CtcBeamConfig)
-    confidence_cfg: ConfidenceConfig | None = None
+    confidence_cfg: ConfidenceConfig | None = field(default_factory=ConfidenceConfig)
     temperature: float = 1.0
 
     @property

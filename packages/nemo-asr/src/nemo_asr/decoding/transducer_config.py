@@ -126,7 +126,7 @@ class TransducerDecodingConfig:
     rnnt_timestamp_type: str = "all"
     greedy: TransducerGreedyConfig = field(default_factory=TransducerGreedyConfig)
     beam: TransducerBeamConfig = field(default_factory=TransducerBeamConfig)
-    confidence_cfg: ConfidenceConfig | None = None
+    confidence_cfg: ConfidenceConfig | None = field(default_factory=ConfidenceConfig)
     temperature: float = 1.0
     durations: list[int] | None = None
     big_blank_durations: list[int] | None = None
