@@ -1,4 +1,4 @@
-"""Confidences against NVIDIA's stored ones, formulas in float64, and what must hold of their number."""
+"""Confidences of hypotheses against NVIDIA's stored ones, and against the networks run step by step."""
 
 import itertools
 import json
@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from nemo_asr import load_model
-from nemo_asr.decoding.confidence import AGGREGATES, ConfidenceMeasure
+from nemo_asr.decoding.confidence import ConfidenceMeasure
 from nemo_asr.decoding.confidence_config import ConfidenceMethodConfig
 from nemo_asr.decoding.ctc import CtcDecoding
-from nemo_asr.decoding.spelling import Spelling
-from nemo_asr.decoding.word_spans import word_spans
+from nemo_asr.decoding.fusion import Bias
+from nemo_asr.decoding.transducer import TransducerDecoding
+from nemo_asr.models import ASRModel
+from nemo_asr.modules.joint import HATJoint, RNNTJoint
+from nemo_asr.modules.prediction import RNNTDecoder, StatelessTransducerDecoder
 from nemo_asr.text.char import CharTokenizer
 from nemo_config import ConfigError
 
@@ -31,13 +33,6 @@ STORED = (
 )
 TRANSDUCERS = STORED[2:]
 EVERYTHING = {"preserve_word_confidence": True}
-MEASURES = [
-    {"name": name, "entropy_type": kind, "entropy_norm": norm}
-    for name, kind, norm in [
-        ("max_prob", "gibbs", "lin"),
-        *itertools.product(["entropy"], ["gibbs", "tsallis", "renyi"], ["lin", "exp"]),
-    ]
-]
 
 
 def stored(case):
@@ -217,71 +212,6 @@ def test_confidences_of_a_beam_are_those_of_the_networks_along_its_path(transduc
                 assert reading.token_confidence[number] == pytest.approx(expected, abs=1e-4)
 
 
-def entropy_by_hand(p, kind, alpha):
-    if alpha == 1:
-        return -math.fsum(x * math.log(x) for x in p if x)
-    if kind == "gibbs":
-        return -math.fsum(x**alpha * math.log(x) for x in p if x)
-    total = math.fsum(x**alpha for x in p if x)
-    return (1 - total) / (alpha - 1) if kind == "tsallis" else math.log(total) / (1 - alpha)
-
-
-def confidence_by_hand(p, name, entropy_type, entropy_norm, alpha):
-    V = len(p)
-    if name == "max_prob":
-        return (max(p) ** alpha * V**alpha - 1) / (V**alpha - 1)
-    H, most = (entropy_by_hand(q, entropy_type, alpha) for q in (p, [1 / V] * V))
-    if entropy_norm == "lin":
-        return 1 - H / most
-    rate = alpha if entropy_type == "gibbs" else 1
-    return (math.exp(-rate * H) - math.exp(-rate * most)) / (1 - math.exp(-rate * most))
-
-
-@pytest.mark.parametrize("method", MEASURES, ids=lambda method: "-".join(method.values()))
-@pytest.mark.parametrize(
-    ("alpha", "tolerance"), [(0.25, 1e-12), (0.33, 1e-12), (0.97, 1e-11), (1.0, 1e-12), (1.03, 1e-11), (1.12, 1e-12)]
-)
-def test_measures_are_the_papers_formulas(method, alpha, tolerance):
-    torch.manual_seed(0)
-    for scale in (0.0, 0.5, 3.0, 12.0):
-        p = (scale * torch.randn(6, 29, dtype=torch.float64)).softmax(-1)
-        p[0, 3:7] = 0  # impossible tokens
-        p[0] /= p[0].sum()
-        found = ConfidenceMeasure(ConfidenceMethodConfig(**method, alpha=alpha))(p.log())
-        expected = [confidence_by_hand(row, **method, alpha=alpha) for row in p.tolist()]
-        np.testing.assert_allclose(found, np.clip(expected, 0, 1), atol=tolerance)
-
-
-@pytest.mark.parametrize("method", MEASURES, ids=lambda method: "-".join(method.values()))
-@pytest.mark.parametrize("alpha", [0.2, 0.33, 0.999999, 1.0, 1.000001, 1.1])
-def test_measures_keep_their_digits_in_float32(method, alpha):
-    torch.manual_seed(0)
-    measure = ConfidenceMeasure(ConfidenceMethodConfig(**method, alpha=alpha))
-    logits = torch.randn(40, 1025) * torch.linspace(0, 20, 40)[:, None]
-    exact = measure(logits.double().log_softmax(-1))
-    torch.testing.assert_close(measure(logits.log_softmax(-1)).double(), exact, atol=5e-6, rtol=0)
-    assert exact.min() < 0.01 and exact.max() > 0.8
-
-
-@pytest.mark.parametrize("method", MEASURES, ids=lambda method: "-".join(method.values()))
-@settings(max_examples=40, deadline=None)
-@given(alpha=st.floats(0.22, 1.25), logits=st.lists(st.floats(-200, 200), min_size=29, max_size=29))
-def test_a_confidence_is_in_0_to_1_and_the_ends_are_certainty_and_ignorance(method, alpha, logits):
-    measure = ConfidenceMeasure(ConfidenceMethodConfig(**method, alpha=alpha))
-    certain, ignorant = torch.full((29,), -torch.inf), torch.zeros(29).log_softmax(0)
-    certain[4] = 0
-    assert measure(certain).item() == pytest.approx(1, abs=1e-5)
-    assert measure(ignorant).item() == pytest.approx(0, abs=1e-5)
-    assert 0 <= measure(torch.tensor(logits).log_softmax(0)).item() <= 1
-
-
-def test_aggregates_by_hand():
-    numbers = [0.5, 0.2, 0.8]
-    assert {name: pytest.approx(own(numbers)) for name, own in AGGREGATES.items()} == {
-        "mean": 0.5, "min": 0.2, "max": 0.8, "prod": 0.08
-    }  # fmt: skip
-
-
 LABELS = "abc .,"
 
 
@@ -353,6 +283,100 @@ def test_alignments_and_confidences_can_be_had_together(transducer):
     assert [len(steps) for steps in both.alignments] == [len(steps) for steps in both.frame_confidence]
 
 
+KINDS = {
+    "rnnt": {},
+    "tdt": {"durations": [0, 1, 2]},
+    "multi-blank": {"big_blank_durations": [2, 4]},
+}
+
+
+def small_networks(joint, stateless, leads):
+    torch.manual_seed(3)
+    sizes = {"encoder_hidden": 6, "pred_hidden": 6, "joint_hidden": 10, "activation": "tanh"}
+    decoder = (StatelessTransducerDecoder if stateless else RNNTDecoder)({"pred_hidden": 6}, 4)
+    pair = decoder.eval(), joint(sizes, 4, sum(map(len, leads.values()))).eval()
+    with torch.no_grad():
+        for parameter in itertools.chain.from_iterable(network.parameters() for network in pair):
+            parameter.mul_(4)
+    return pair
+
+
+def greedy_by_hand(decoder, joint, frames, measure, durations=(), big_blank_durations=()):
+    """Tokens, and for each frame that is looked at the confidences of its steps, one label at a time."""
+    blank = joint.num_classes_with_blank - 1 - len(durations)
+    leads = dict(zip(range(blank, -1, -1), [1, *big_blank_durations], strict=False))
+    tokens, found, frame, symbols = [], {}, 0, 0
+    while frame < frames.shape[1]:
+        prediction, _ = decoder.predict(torch.tensor([tokens], dtype=torch.long).reshape(1, -1))
+        seen = joint.joint(frames[None, :, frame : frame + 1].mT, prediction[:, -1:])[0, 0, 0]
+        p, label = seen[: blank + 1].log_softmax(0), int(seen[: blank + 1].argmax())
+        pair = (measure(p).item(), measure(seen[blank + 1 :].log_softmax(0)).item()) if durations else measure(p).item()
+        found.setdefault(frame, []).append(pair)
+        lead = durations[int(seen[blank + 1 :].argmax())] if durations else leads.get(label, 0)
+        lead = max(lead, 1) if label in leads else lead
+        tokens += [] if label in leads else [label]
+        symbols = 0 if lead else symbols + 1
+        lead, symbols = (1, 0) if symbols == 3 else (lead, symbols)
+        frame += lead
+    return tokens, list(found.values())
+
+
+@pytest.mark.parametrize("stateless", [False, True])
+@pytest.mark.parametrize(("joint", "kind"), [*((RNNTJoint, kind) for kind in KINDS), (HATJoint, "rnnt")])
+@torch.no_grad()
+def test_confidences_are_those_of_the_networks_step_by_step(kind, stateless, joint):
+    leads = KINDS[kind]
+    decoder, joint = small_networks(joint, stateless, leads)
+    asked = {"preserve_token_confidence": True, "tdt_include_duration": True, "aggregation": "prod"}
+    section = {"greedy": {"max_symbols": 3}, "confidence_cfg": asked, **leads}
+    decoding = TransducerDecoding(section, CharTokenizer("ab c"), decoder, joint, strict=True)
+    encoded, lengths = 2 * torch.randn(4, 6, 23), [23, 17, 1, 0]
+    measure = ConfidenceMeasure(ConfidenceMethodConfig())
+    found = decoding(encoded, torch.tensor(lengths))
+    assert len(found[0].tokens) > 4
+    for own, frames, length in zip(found, encoded, lengths, strict=True):
+        tokens, steps = greedy_by_hand(decoder, joint, frames[:, :length], measure, **leads)
+        assert own.tokens == tokens
+        assert len(own.token_confidence) == len(tokens)
+        assert [len(part) for part in own.frame_confidence] == [len(part) for part in steps]
+        close(np.array(steps_of(own)), np.array([step for part in steps for step in part]))
+
+
+def test_nothing_is_measured_unless_asked_for(decoded, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(ConfidenceMeasure, "__call__", refuse)
+    for strategy in ("greedy_batch", "beam"):
+        assert all(own.frame_confidence is None for own in decoded({}, strategy=strategy))
+        with pytest.raises(AssertionError, match="measured"):
+            decoded(EVERYTHING, strategy=strategy)
+
+
+def test_phrases_change_the_words_and_not_how_sure_the_network_is_of_a_frame(golden):
+    decoded = Decoded(golden, "quartznet_ctc_char")
+    plain = decoded(EVERYTHING)
+    phrases = Bias(phrases={"the": 30.0, "a": 30.0})
+    found = decoded.network.decoding(decoded.outputs, decoded.lengths, bias=phrases)
+    assert [own.tokens for own in found] != [own.tokens for own in plain]
+    assert [own.frame_confidence for own in found] == [own.frame_confidence for own in plain]
+    assert all(len(own.token_confidence) == len(own.tokens) for own in found)
+
+
+def test_a_models_change_of_decoding_is_obeyed_and_saved(golden, tmp_path):
+    case = golden("fastconformer_rnnt_bpe")
+    model = ASRModel.restore_from(case.path, map_location="cpu")
+    audio = case.io["in_audio"][0][: case.io["in_audio_length"][0]]
+    assert model.transcribe([audio], return_hypotheses=True)[0].word_confidence is None
+    section = OmegaConf.create({**case.config["decoding"], "confidence_cfg": EVERYTHING})
+    model.change_decoding_strategy(section, verbose=False)
+    own = model.transcribe([audio], return_hypotheses=True)[0]
+    assert len(own.word_confidence) == len(own.words) > 3
+    model.save_to(tmp_path / "sure.nemo")
+    again = load_model(tmp_path / "sure.nemo").transcribe([audio], return_hypotheses=True)[0]
+    close(again.word_confidence, own.word_confidence)
+
+
 def test_a_hybrid_gives_them_with_either_decoder(golden):
     case = golden("fastconformer_hybrid_tdt_ctc_bpe")
     network = load_model(case.path)
@@ -373,70 +397,6 @@ def test_word_entries_have_no_confidence_unless_words_are_asked_for(decoded):
         assert all("confidence" not in entry for entry in own.timestamp["word"])
     for own in decoded(EVERYTHING, timestamps=True):
         assert all(0 <= entry["confidence"] <= 1 for entry in own.timestamp["word"] if entry["word"].strip())
-
-
-@pytest.fixture(scope="module")
-def sentence_pieces(golden):
-    return golden("fastconformer_ctc_bpe").tokenizer
-
-
-def assert_spans_part_the_words(tokens, tokenizer):
-    spelling = Spelling(tokenizer)
-    text = spelling.text(tokens)
-    spans = word_spans(tokens, text, spelling)
-    assert len(spans) == len(text.split())
-    assert all(spans)
-    places = [place for span in spans for place in span]
-    assert places == sorted(set(places))
-    said = {place for place, token in enumerate(tokens) if tokenizer.decode([token]).strip()}
-    assert said <= set(places)
-    for span, word in zip(spans, text.split(), strict=True):
-        assert "".join(spelling.text([tokens[place] for place in span]).split()) == word
-
-
-@settings(max_examples=300, deadline=None)
-@given(data=st.data())
-def test_there_are_as_many_word_confidences_as_words_whatever_pieces_follow(sentence_pieces, data):
-    special = [i for i, piece in enumerate(sentence_pieces.vocabulary) if piece in ("▁", "<unk>", ",", ".", "'", "?")]
-    assert {"▁", "<unk>"} <= {sentence_pieces.vocabulary[i] for i in special}
-    choices = st.one_of(st.sampled_from(special), st.integers(0, sentence_pieces.vocab_size - 1))
-    assert_spans_part_the_words(data.draw(st.lists(choices, max_size=30)), sentence_pieces)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.integers(0, 6), max_size=30))
-def test_there_are_as_many_word_confidences_as_words_whatever_characters_follow(tokens):
-    assert_spans_part_the_words(tokens, CharTokenizer("ab .,?'"))
-
-
-@pytest.mark.parametrize(
-    ("pieces", "expected"),
-    [
-        (["▁", "a", "b"], [[0, 1, 2]]),
-        (["▁", "▁", "a"], [[1, 2]]),
-        (["a", "▁", "<unk>", "b"], [[0], [2], [3]]),
-        (["▁", "▁the"], [[1]]),
-        (["▁the", "▁"], [[0]]),
-        ([], []),
-    ],
-)
-def test_a_lone_mark_of_a_word_belongs_to_the_word_that_goes_on_with_it(sentence_pieces, pieces, expected):
-    tokens = [sentence_pieces.vocabulary.index(piece) for piece in pieces]
-    spelling = Spelling(sentence_pieces)
-    assert word_spans(tokens, spelling.text(tokens), spelling) == expected
-
-
-class Syllables(CharTokenizer):
-    """Pieces of several words."""
-
-    def decode(self, ids):
-        return "".join(self.tokens(ids))
-
-
-def test_a_piece_of_two_words_counts_for_both():
-    tokenizer = Syllables([" new york", "er", " is"])
-    spelling = Spelling(tokenizer)
-    assert word_spans([0, 1, 2], " new yorker is", spelling) == [[0], [0, 1], [2]]
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class Hypothesis:
             frame, of transducers for each frame that was looked at the numbers of its steps, or, with durations
             that count, pairs of token and duration.
         token_confidence: the same, a number for each of `tokens`.
-        word_confidence: the same, a number for each of `text.split()`.
+        word_confidence: the same, a number for each of `words`.
         length: frames of the encoder.
         tokens: token ids, repeats and blanks removed.
         token_duration: frames that each token leads on, in models that predict it (TDT).
