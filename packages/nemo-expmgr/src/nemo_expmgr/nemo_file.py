@@ -64,10 +64,13 @@ def _write(model: NemoModel, path: Path) -> None:
 def read_config(path: str | Path, override: str | Path | Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The model's config in a .nemo file, or the one that overrides it, with the file's target where it names none."""
     with open_archive(Path(path).expanduser()) as archive:
-        return _effective_config(file_config(archive.config(), path), override)
+        return _effective_config(file_config(archive.config(), path), override, takes_target=True)
 
 
-def _effective_config(in_file: dict[str, Any], override: str | Path | Mapping[str, Any] | None) -> dict[str, Any]:
+def _effective_config(
+    in_file: dict[str, Any], override: str | Path | Mapping[str, Any] | None, *, takes_target: bool
+) -> dict[str, Any]:
+    """The file's config, or the override; with `takes_target` this has the file's target where it names none."""
     if override is None:
         return in_file
     if isinstance(override, str | Path):
@@ -80,7 +83,7 @@ def _effective_config(in_file: dict[str, Any], override: str | Path | Mapping[st
     assert isinstance(override, Mapping)
     # As a child of its file's config, so that interpolations that leave the section still resolve.
     config = plain(override.get("model", override))
-    target = {"target": in_file["target"]} if "target" in in_file else {}
+    target = {"target": in_file["target"]} if takes_target and "target" in in_file else {}
     return {**target, **config}
 
 
@@ -100,7 +103,8 @@ def restore_model(
     path = Path(path).expanduser()
     with open_archive(path, mmap=mmap) as archive:
         in_file = file_config(archive.config(), path)
-        config = _effective_config(in_file, override)
+        # a config without a target is for the class that was called: so a hybrid's file is restored as its CTC model
+        config = _effective_config(in_file, override, takes_target=is_abstract(cls))
         chosen = choose_class(cls, config.get("target"), path)
         artifacts = archive.artifacts()
         state_dict = load_state_dict(archive, mmap=mmap)
