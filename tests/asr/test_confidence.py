@@ -254,6 +254,7 @@ def test_what_nvidias_files_carry_asks_for_nothing(decoded):
     method = {"name": "entropy", "entropy_type": "tsallis", "alpha": 0.33, "entropy_norm": "exp"}
     section = {**plain, "exclude_blank": True, "aggregation": "min", "tdt_include_duration": False}
     greedy = {"preserve_frame_confidence": False, "confidence_method_cfg": {**method, "temperature": "DEPRECATED"}}
+    greedy["confidence_method"] = "DEPRECATED"
     found = decoded({**section, "method_cfg": {**method, "temperature": "DEPRECATED"}}, greedy=greedy)
     assert decoded.network.decoding.confidence is None
     assert all(own.frame_confidence is own.token_confidence is own.word_confidence is None for own in found)
@@ -264,6 +265,12 @@ def test_who_asks_for_words_gets_tokens_and_frames_and_not_the_other_way_round(d
         own = decoded({f"preserve_{asked}_confidence": True})[0]
         lists = own.frame_confidence, own.token_confidence, own.word_confidence
         assert [part is not None for part in lists] == [True] * count + [False] * (3 - count)
+
+
+def test_an_empty_section_asks_for_nothing_and_a_beam_section_for_frames(decoded):
+    assert all(own.frame_confidence is None for own in decoded(None))
+    for own in decoded(None, strategy="beam", beam={"preserve_frame_confidence": True}):
+        assert steps_of(own) and own.token_confidence is None
 
 
 def test_the_greedy_section_asks_for_frames_with_its_own_method(decoded):

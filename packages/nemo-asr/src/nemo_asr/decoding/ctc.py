@@ -112,7 +112,7 @@ class CtcDecoding(TokenDecoding):
         """Decodes a batch.
 
         Args:
-            log_probs: (B, T, V), or the best classes (B, T), which are always searched greedily.
+            log_probs: (B, T, V), or the best classes (B, T), which are always searched greedily and have no confidence.
             log_probs_len: frames of each (B,).
             timestamps: adds timestamps; None leaves it to the config.
             keep_log_probs: `y_sequence` and `alignments` hold the log-probabilities (T, V) on the CPU.
