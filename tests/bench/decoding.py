@@ -19,74 +19,20 @@ import argparse
 import json
 import logging
 import shutil
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-SPEECH = Path(__file__).parents[1] / "data" / "speech"
+from _trained_model import SPEECH, trained_model
+
 HELD_OUT = ("heldout_repeated.jsonl", "heldout_sentences.jsonl")
 BEAM = 8
 LM_WEIGHT = {"rnnt": 0.1, "ctc": 0.4}
 PHRASE_WEIGHT = {"greedy_batch": 1.0, "malsd_batch": 0.4, "beam_batch": 1.0}
-MODEL = """
-    model.sample_rate=8000 model.log_prediction=false model.train_ds.num_workers=0 model.train_ds.pin_memory=false
-    model.train_ds.batch_size=null +model.train_ds.batch_duration=12 model.validation_ds.num_workers=0
-    model.validation_ds.pin_memory=false model.preprocessor.features=64 model.preprocessor.n_fft=256
-    model.spec_augment.freq_masks=1 model.spec_augment.freq_width=10 model.spec_augment.time_masks=1
-    model.encoder.n_layers=3 model.encoder.d_model=96 model.encoder.n_heads=4 model.encoder.subsampling_factor=4
-    model.encoder.subsampling_conv_channels=16 model.model_defaults.pred_hidden=96 model.model_defaults.joint_hidden=128
-    model.aux_ctc.ctc_loss_weight=0.5 model.optim.lr=0.3 model.optim.sched.warmup_steps=100
-    trainer.check_val_every_n_epoch=100 trainer.enable_progress_bar=false trainer.gradient_clip_val=1.0 +seed=1
-    exp_manager.create_tensorboard_logger=false exp_manager.create_checkpoint_callback=false
-""".split()
-
-
-def nemo_asr(*arguments: str) -> None:
-    if subprocess.run([sys.executable, "-m", "nemo_asr", *arguments]).returncode:
-        raise SystemExit(1)
-
-
-def train(folder: Path, epochs: int) -> Path:
-    """The recogniser's `.nemo`, trained if it is not there."""
-    tokenizer, model = folder / "tokenizer", folder / "model.nemo"
-    if model.exists():
-        return model
-    started = time.monotonic()
-    manifest = str(SPEECH / "train.jsonl")
-    nemo_asr("tokenizer", "--manifest", manifest, "--out", str(tokenizer), "--vocab-size", "64")
-    code = TRAIN.format(
-        overrides=[
-            *MODEL,
-            f"trainer.max_epochs={epochs}",
-            f"model.tokenizer.dir={tokenizer}",
-            f"model.train_ds.manifest_filepath={manifest}",
-            f"model.validation_ds.manifest_filepath={SPEECH / HELD_OUT[0]}",
-        ],
-        model=str(model),
-    )
-    if subprocess.run([sys.executable, "-c", code], cwd=folder).returncode:
-        raise SystemExit(1)
-    print(f"trained {epochs} epochs in {time.monotonic() - started:.0f} s")
-    return model
-
-
-TRAIN = """
-import sys, pathlib, nemo_asr
-from hydra import compose, initialize_config_dir
-from lightning.pytorch import Trainer, seed_everything
-from nemo_asr.models import EncDecHybridRNNTCTCBPEModel
-with initialize_config_dir(str(pathlib.Path(nemo_asr.__file__).parent / "conf"), version_base=None):
-    cfg = compose("fastconformer_hybrid_transducer_ctc_bpe", {overrides!r})
-seed_everything(cfg.seed)
-trainer = Trainer(**cfg.trainer)
-model = EncDecHybridRNNTCTCBPEModel(cfg.model, trainer)
-trainer.fit(model)
-model.save_to({model!r})
-"""
+CONFIG = "fastconformer_hybrid_transducer_ctc_bpe"
+OVERRIDES = ("model.aux_ctc.ctc_loss_weight=0.5", "model.optim.lr=0.3", "model.optim.sched.warmup_steps=100")
 
 
 def read(name: str) -> list[dict[str, Any]]:
@@ -188,7 +134,7 @@ def compare_phrases(network: Any, clips: Clips) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=Path, default=Path("nemo_experiments/decoding"), help="where everything is kept")
+    parser.add_argument("--dir", type=Path, default=Path("nemo_experiments/bench"), help="where everything is kept")
     parser.add_argument("--fresh", action="store_true", help="train anew")
     parser.add_argument("--epochs", type=int, default=25)
     arguments = parser.parse_args()
@@ -196,7 +142,7 @@ def main() -> None:
     if arguments.fresh:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    model = train(folder, arguments.epochs)
+    model = trained_model(folder, CONFIG, arguments.epochs, *OVERRIDES)
 
     from nemo_asr import load_model
     from nemo_asr.decoding.ngram import train as train_ngram
