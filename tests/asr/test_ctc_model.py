@@ -132,6 +132,10 @@ def test_intermediate_ctc_weighs_the_losses_of_inner_layers(tokenizer):
     torch.testing.assert_close(metrics["val_final_loss"], loss)
     torch.testing.assert_close(metrics["val_loss"], 0.7 * loss + 0.3 * metrics["val_inter_ctc_loss_l0"])
     assert not torch.equal(metrics["val_inter_ctc_loss_l0"], loss)
+    encoded, encoded_len, captured = inner.inter_ctc.encode(inner.encoder, *inner.features(*audio.values()))
+    for name, (frames, length) in (("val_wer", (encoded, encoded_len)), ("val_inter_wer_l0", captured[0])):
+        counts = inner.wer.of_batch(inner.decoder(encoder_output=frames), length, *batch[2:])
+        assert [metrics[key] for key in (name, f"{name}_num", f"{name}_denom")] == list(counts)
 
 
 @pytest.mark.parametrize(
