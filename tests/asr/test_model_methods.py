@@ -147,3 +147,27 @@ def test_a_metric_of_one_batch_keeps_nothing(golden):
     with torch.no_grad():
         metrics = model.validation_pass(whole, 0, 0)
     assert metrics["val_wer"] == metrics["val_wer_num"] / metrics["val_wer_denom"]
+
+
+def test_a_training_step_of_a_hybrid_logs_under_nvidias_names(hybrid, monkeypatch):
+    config = ASRModel.restore_from(hybrid.path, return_config=True)
+    config.interctc = {"loss_weights": [0.2], "apply_at_layers": [0]}
+    model = ASRModel.restore_from(hybrid.path, override_config_path=config, map_location="cpu")
+    logged = {}
+    monkeypatch.setattr(model, "log_step", lambda loss, metrics: logged.update(metrics))
+    batch = (
+        hybrid.io["in_audio"],
+        hybrid.io["in_audio_length"],
+        hybrid.io["in_targets"],
+        hybrid.io["in_target_length"],
+    )
+    model.training_step(batch, 0)
+    assert set(logged) == {
+        "train_rnnt_loss",
+        "train_ctc_loss",
+        "final_loss",
+        "inter_ctc_loss_l0",
+        "inter_wer_l0",
+        "training_batch_wer",
+        "training_batch_wer_ctc",
+    }

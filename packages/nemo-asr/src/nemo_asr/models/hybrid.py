@@ -28,6 +28,8 @@ from nemo_config import plain
 logger = logging.getLogger(__name__)
 
 DEFAULT_CTC_WEIGHT = 0.5
+PARTS = ("rnnt_loss", "ctc_loss")
+"""What training logs with a prefix; inner layers have none, as in NVIDIA's toolkit."""
 
 
 class EncDecHybridRNNTCTCModel(HybridNetwork, EncDecRNNTModel):
@@ -81,7 +83,7 @@ class EncDecHybridRNNTCTCModel(HybridNetwork, EncDecRNNTModel):
         log_probs = self.ctc_decoder(encoder_output=encoded)
         counts_errors = self.logs_step(batch_idx)
         loss, metrics = self._losses(encoded, encoded_len, log_probs, captured, batch, counts_errors)
-        metrics = {f"train_{name}": value for name, value in step_metrics(metrics).items()}
+        metrics = {f"train_{name}" if name in PARTS else name: value for name, value in step_metrics(metrics).items()}
         if counts_errors:
             metrics["training_batch_wer"] = self._count_errors(self.wer, encoded, encoded_len, batch)[0]
             metrics["training_batch_wer_ctc"] = self._count_errors(self.ctc_wer, log_probs, encoded_len, batch)[0]
