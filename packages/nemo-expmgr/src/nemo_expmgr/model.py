@@ -101,7 +101,8 @@ class NemoModel(TrainableModule):
 
         Args:
             restore_path: the file. It is not needed afterwards, but while mapped it must not be overwritten in place.
-            override_config_path: a config, or a YAML file of one, to use instead of the file's.
+            override_config_path: a config, or a YAML file of one, to use instead of the file's. Where it has no target,
+                it is for this class; a base class takes the file's.
             map_location: device; None is the GPU where there is one.
             strict: whether the weights must match the model exactly.
             return_config: return the config (a DictConfig) instead, without touching the weights.
