@@ -52,12 +52,12 @@ def uses_triton(device: torch.device) -> bool:
 
 
 def _what_is_missing(device: torch.device, *, interpreted: bool) -> str:
+    if not interpreted and device.type != "cuda":  # asked first: it costs nothing, and a search asks often
+        return f"{device.type} device: Triton's kernels need CUDA"
     if find_spec("triton") is None:
         return "triton is not installed (it comes with torch's CUDA builds on Linux)"
     if interpreted:
         return "" if device.type == "cpu" else "the interpreter runs on CPU tensors only"
-    if device.type != "cuda":
-        return f"{device.type} device: Triton's kernels need CUDA"
     if torch.version.hip is not None:
         return "a ROCm build of torch: the kernels are tested for CUDA alone"
     return ""

@@ -29,7 +29,8 @@ from nemo_asr.decoding.transducer_config import (
     TransducerBeamConfig,
     TransducerDecodingConfig,
 )
-from nemo_asr.decoding.transducer_greedy import GreedySearch, SearchSteps, StepMeasure, TransducerPath
+from nemo_asr.decoding.transducer_greedy import GreedySearch
+from nemo_asr.decoding.transducer_path import SearchSteps, StepMeasure, TransducerPath
 from nemo_asr.decoding.transducer_scores import measure_paths
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from nemo_asr.decoding.beam import EMPTY, BeamPath, Step, extend_fingerprint, merge_equal, place_fingerprint, read_back
 from nemo_asr.decoding.fusion import Fusion
-from nemo_asr.decoding.transducer_greedy import SearchSteps, TransducerPath
+from nemo_asr.decoding.transducer_path import SearchSteps, TransducerPath
 from nemo_asr.evaluation_mode import evaluation_mode
 from nemo_asr.modules.joint import HATJoint, RNNTJoint
 from nemo_asr.modules.prediction import PredictionNetwork, State

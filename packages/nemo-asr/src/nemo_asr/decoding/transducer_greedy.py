@@ -1,21 +1,26 @@
 """Greedy search through a transducer, a batch at a time (label looping, arXiv 2406.06220).
 
 The prediction network moves only for the utterances that just got a token.  Between two tokens its output stays, so the
-joint looks several frames ahead at once, up to the first one that is not blank.  With durations (TDT, arXiv 2304.06795)
-or big blanks (arXiv 2211.03541) each step says how far it leads, and looks at one frame.
+joint looks at several frames ahead at once: the search goes over the blanks among them, by one frame, or by as many as
+durations (TDT, arXiv 2304.06795) or big blanks (arXiv 2211.03541) say, until it comes to a token or to the last one.
+
+The networks run on whole tensors, where their weights are.  Where each utterance stands is kept in Python: for a few
+numbers a tensor's operations cost more, on a CPU in time and on a GPU in launches.
 
 B batch, N utterances still searched, T frames, W frames looked at, D width, H joint width, V vocabulary with blank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from nemo_asr.decoding.transducer_path import StepMeasure, StepRecorder, TokenScores, TransducerPath
 from nemo_asr.evaluation_mode import evaluation_mode
 from nemo_asr.modules.joint import RNNTJoint
 from nemo_asr.modules.prediction import PredictionNetwork, State
@@ -23,58 +28,32 @@ from nemo_asr.modules.prediction import PredictionNetwork, State
 if TYPE_CHECKING:
     from nemo_asr.decoding.fusion import Fusion
 
-StepMeasure: TypeAlias = Callable[[Tensor], Tensor]
-"""Confidence (S, 1 or 2) of the joint's scores (S, V + durations) of some steps."""
 LOOKAHEAD = 8
 """W: in speech at 80 ms a frame, a token comes every second to fourth frame; a joint over 8 costs a CPU hardly more."""
 
 
-@dataclass
-class TransducerPath:
-    """What a search found for one utterance.
+@dataclass(slots=True)
+class _Place:
+    """Where an utterance stands: its row of the batch, the frame, how many tokens it has there; and what it has."""
 
-    Attributes:
-        tokens: their ids.
-        frames: the encoder frame of each.
-        durations: frames that each leads on (TDT), else empty.
-        score: sum of the tokens' scores, blanks left out.
-        length: frames of the encoder.
-        steps: every step of the search, where they or confidences were asked for.
-    """
+    row: int
+    path: TransducerPath
+    frame: int = 0
+    symbols: int = 0
 
-    tokens: list[int] = field(default_factory=list)
-    frames: list[int] = field(default_factory=list)
-    durations: list[int] = field(default_factory=list)
-    score: float = 0.0
-    length: int = 0
-    steps: SearchSteps | None = None
+    @property
+    def frames_left(self) -> int:
+        return self.path.length - self.frame
 
 
-class SearchSteps(NamedTuple):
-    """The steps of a search through one utterance, blanks included.
+@dataclass(slots=True)
+class _Sight:
+    """What the joint says of W frames ahead of N utterances: unnormalised scores (N, W, V + durations) on its device;
+    the best label of each, and, of a TDT model, the number of its duration, N lists of W."""
 
-    Attributes:
-        frames: of each step (S,).
-        labels: chosen at each step (S,).
-        scores: the joint's scores of all tokens (S, V), on the CPU; None where only confidences were asked for.
-        confidence: how sure the network was, (S, 1), or (S, 2) with durations; None where not asked for.
-    """
-
-    frames: Tensor
-    labels: Tensor
-    scores: Tensor | None
-    confidence: Tensor | None = None
-
-
-class _Step(NamedTuple):
-    """One step for N utterances: the frame (N,) and label (N,) chosen, its score (N,), whether it is a token (N,), and
-    how many frames it leads on (N,)."""
-
-    frame: Tensor
-    label: Tensor
-    score: Tensor
-    is_token: Tensor
-    duration: Tensor
+    scores: Tensor
+    labels: list[list[int]]
+    durations: list[list[int]] | None
 
 
 class GreedySearch:
@@ -102,7 +81,7 @@ class GreedySearch:
         self.durations = tuple(durations)
         self.blank = joint.num_classes_with_blank - 1 - len(durations)
         self.first_blank = self.blank - len(big_blank_durations)
-        self.blank_durations = (*reversed(big_blank_durations), 1)  # of the labels from first_blank to blank
+        self.blank_leads = (*reversed(big_blank_durations), 1)  # of the labels from first_blank to blank
 
     @torch.no_grad()
     def __call__(
@@ -124,85 +103,114 @@ class GreedySearch:
                 blank, as in NVIDIA's toolkit.
             measure: paths hold the confidence of every step.
         """
+        paths = [TransducerPath(length=length) for length in encoded_len.tolist()]
+        recorder = StepRecorder(self.blank + 1, keep_scores=keep_steps, measure=measure)
+        scores = TokenScores(self.joint.normalized)
         with evaluation_mode(self.decoder), evaluation_mode(self.joint):
             f = self.joint.project_encoder(encoded.transpose(1, 2))
-            journal = _Journal(keep_steps, measure)
-            self._search(f, encoded_len.to(f.device), journal, fusion)
-        return journal.paths(encoded_len.tolist())
+            self._search(
+                f, [_Place(row, path) for row, path in enumerate(paths) if path.length], scores, recorder, fusion
+            )
+        scores.settle()
+        recorder.add_to(paths)
+        return paths
 
-    def _search(self, f: Tensor, lengths: Tensor, journal: _Journal, fusion: Fusion | None) -> None:
-        rows = torch.nonzero(lengths > 0).squeeze(1)
-        frame, symbols = torch.zeros_like(rows), torch.zeros_like(rows)
-        length = lengths[rows]
-        start = torch.full((len(rows), 1), self.decoder.blank_idx, device=f.device)
-        g, state = self._predict(start, self.decoder.initialize_state(f[rows]))
-        fused = _FusedTokens(fusion, len(rows))
-        while len(rows):
-            step = self._step(f, g, rows, frame, length, journal, fused)
-            emitting = step.is_token & (step.frame < length)
-            journal.add_tokens(rows[emitting], step, emitting, timed=bool(self.durations))
-            symbols = torch.where(step.frame == frame, symbols, 0) + emitting
-            frame = step.frame + step.duration
-            symbols = torch.where(step.duration > 0, 0, symbols)
-            if self.max_symbols is not None:
-                full = symbols >= self.max_symbols
-                frame, symbols = frame + full, torch.where(full, 0, symbols)
-            g, state = self._advance(g, state, step.label, emitting)
-            fused.advance(step.label, emitting)
-            alive = frame < length
-            if not bool(alive.all()):
-                rows, frame, symbols, length = rows[alive], frame[alive], symbols[alive], length[alive]
-                g, state = g[alive], self.decoder.select_states(state, alive)
-                fused.keep(alive)
+    def _search(
+        self, f: Tensor, places: list[_Place], scores: TokenScores, recorder: StepRecorder, fusion: Fusion | None
+    ) -> None:
+        f = F.pad(f, (0, 0, 0, LOOKAHEAD - 1))
+        start = torch.full((len(places), 1), self.decoder.blank_idx, device=f.device)
+        g, state = self._predict(start, self.decoder.initialize_state(f[: len(places)]))
+        fused = _FusedTokens(fusion, len(places))
+        while places:
+            sight = self._look(f, g, places, fused)
+            ways = [self._way(sight, number, place) for number, place in enumerate(places)]
+            if recorder.wants_steps:
+                self._record(recorder, sight, places, ways)
+            found = [n for n, way in enumerate(ways) if sight.labels[n][way[-1]] < self.first_blank]
+            if found:
+                ends = [ways[n][-1] for n in found]
+                tokens = [sight.labels[n][end] for n, end in zip(found, ends, strict=True)]
+                emitted = torch.tensor([found, ends, tokens], device=f.device)
+                own = sight.scores[emitted[0], emitted[1]]
+                scores.add([places[n].path for n in found], emitted[2], own, fused.bonus_of(emitted[0], emitted[2]))
+                g, state = self._advance(g, state, emitted[0], emitted[2])
+                fused.advance(emitted[0], emitted[2])
+            for number, (place, way) in enumerate(zip(places, ways, strict=True)):
+                self._move(place, sight, number, way[-1])
+            alive = [n for n, place in enumerate(places) if place.frames_left > 0]
+            if len(alive) < len(places):
+                places = [places[n] for n in alive]
+                left = torch.tensor(alive, dtype=torch.long, device=f.device)
+                g, state = g[left], self.decoder.select_states(state, left)
+                fused.keep(left)
 
     def _predict(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         output, state = self.decoder.predict(tokens, state, add_sos=False)
         return self.joint.project_prednet(output), state
 
-    def _advance(self, g: Tensor, state: State, labels: Tensor, emitting: Tensor) -> tuple[Tensor, State]:
-        """Moves the prediction network of those that got a token."""
-        found = torch.nonzero(emitting).squeeze(1)
-        if len(found) == 0:
-            return g, state
-        moved, after = self._predict(labels[found, None], self.decoder.select_states(state, found))
-        if len(found) == len(g):
-            return moved, after
-        return g.index_copy(0, found, moved.to(g.dtype)), self.decoder.replace_states(state, found, after)
+    def _advance(self, g: Tensor, state: State, rows: Tensor, tokens: Tensor) -> tuple[Tensor, State]:
+        """Moves the prediction network of the utterances `rows`, which got these tokens."""
+        if len(rows) == len(g):
+            return self._predict(tokens[:, None], state)
+        moved, after = self._predict(tokens[:, None], self.decoder.select_states(state, rows))
+        return g.index_copy(0, rows, moved.to(g.dtype)), self.decoder.replace_states(state, rows, after)
 
-    def _step(
-        self,
-        f: Tensor,
-        g: Tensor,
-        rows: Tensor,
-        frame: Tensor,
-        length: Tensor,
-        journal: _Journal,
-        fused: _FusedTokens,
-    ) -> _Step:
-        """The next token of each utterance, or, where none is near, a step over blanks."""
-        leaps = bool(self.durations) or self.first_blank < self.blank
-        width = 1 if leaps else min(LOOKAHEAD, int((length - frame).max()))
-        window = frame[:, None] + torch.arange(width, device=f.device)
-        seen = f[rows[:, None], window.clamp_max(f.shape[1] - 1)]
-        scores = self.joint.joint_after_projection(seen, g)[:, :, 0]
-        best, labels = fused.best(scores[:, :, : self.blank + 1], self.first_blank)
-        is_token = (labels < self.first_blank) & (window < length[:, None])
-        found, first = is_token.max(dim=1)
-        first = torch.where(found, first, width - 1)
-        journal.add_steps(rows, window, labels, scores, self.blank + 1, first, length)
-        pick = first[:, None]
-        label, score = labels.gather(1, pick)[:, 0], best.gather(1, pick)[:, 0]
-        duration = self._durations(scores[:, 0], label, found)
-        return _Step(frame + first, label, score, found, duration)
+    def _look(self, f: Tensor, g: Tensor, places: list[_Place], fused: _FusedTokens) -> _Sight:
+        """Scores at the next frames of f (B, T + W - 1, H); beyond an utterance's end they mean nothing."""
+        width = min(LOOKAHEAD, max(place.frames_left for place in places))
+        first = torch.tensor([place.row * f.shape[1] + place.frame for place in places], device=f.device)
+        seen = f.flatten(0, 1)[first[:, None] + torch.arange(width, device=f.device)]
+        scores = self.joint.logits(seen, g)[:, :, 0]
+        labels = fused.best(scores[:, :, : self.blank + 1], self.first_blank)
+        if not self.durations:
+            return _Sight(scores, labels.tolist(), None)
+        durations = scores[:, :, self.blank + 1 :].argmax(dim=2)
+        return _Sight(scores, *torch.stack([labels, durations]).tolist())
 
-    def _durations(self, scores: Tensor, label: Tensor, is_token: Tensor) -> Tensor:
-        """Frames (N,) that labels (N,) lead on; a blank leads on at least one."""
-        if self.durations:
-            known = torch.tensor(self.durations, device=label.device)
-            chosen = known[scores[:, self.blank + 1 :].argmax(dim=1)]
-            return torch.where(is_token, chosen, chosen.clamp_min(1))
-        known = torch.tensor(self.blank_durations, device=label.device)
-        return torch.where(is_token, 0, known[(label - self.first_blank).clamp_min(0)])
+    def _way(self, sight: _Sight, number: int, place: _Place) -> list[int]:
+        """The steps that an utterance makes among the frames in sight: blanks, and at the end a token or a blank."""
+        labels = sight.labels[number]
+        way, limit = [0], min(len(labels), place.frames_left)
+        while labels[way[-1]] >= self.first_blank:
+            ahead = way[-1] + self._lead(sight, number, way[-1])
+            if ahead >= limit:
+                break
+            way.append(ahead)
+        return way
+
+    def _lead(self, sight: _Sight, number: int, step: int) -> int:
+        """How many frames the label at a step leads on; a blank leads on at least one."""
+        label = sight.labels[number][step]
+        if sight.durations is None:
+            return self.blank_leads[label - self.first_blank] if label >= self.first_blank else 0
+        duration = self.durations[sight.durations[number][step]]
+        return max(duration, 1) if label >= self.first_blank else duration
+
+    def _move(self, place: _Place, sight: _Sight, number: int, step: int) -> None:
+        """Takes the last step of a way: a token, or the last blank in sight."""
+        label, lead = sight.labels[number][step], self._lead(sight, number, step)
+        place.frame += step
+        place.symbols = place.symbols if step == 0 else 0
+        if label < self.first_blank:
+            place.path.tokens.append(label)
+            place.path.frames.append(place.frame)
+            if self.durations:
+                place.path.durations.append(lead)
+            place.symbols += 1
+        place.frame += lead
+        if lead > 0:
+            place.symbols = 0
+        elif place.symbols == self.max_symbols:
+            place.frame, place.symbols = place.frame + 1, 0
+
+    def _record(self, recorder: StepRecorder, sight: _Sight, places: list[_Place], ways: list[list[int]]) -> None:
+        rows, columns = zip(*((n, step) for n, way in enumerate(ways) for step in way), strict=True)
+        place = torch.tensor([rows, columns], device=sight.scores.device)
+        steps = [
+            (places[n].row, places[n].frame + at, sight.labels[n][at]) for n, at in zip(rows, columns, strict=True)
+        ]
+        recorder.add(steps, self.joint.normalized(sight.scores[place[0], place[1]]))
 
 
 class _FusedTokens:
@@ -214,74 +222,25 @@ class _FusedTokens:
             self.states = fusion.start(count)
             self.bonus = fusion.scores(self.states)
 
-    def best(self, scores: Tensor, first_blank: int) -> tuple[Tensor, Tensor]:
-        """Best score and label (N, W) of scores (N, W, V); where a token is best, the best by the sum."""
-        best, labels = scores.max(dim=2)
+    def best(self, scores: Tensor, first_blank: int) -> Tensor:
+        """Best label (N, W) of scores (N, W, V); where a token is best, the best by the sum."""
+        labels = scores.argmax(dim=2)
         if self.fusion is None:
-            return best, labels
-        summed, tokens = (scores[:, :, :first_blank] + self.bonus[:, None]).max(dim=2)
-        is_token = labels < first_blank
-        return torch.where(is_token, summed, best), torch.where(is_token, tokens, labels)
+            return labels
+        tokens = (scores[:, :, :first_blank] + self.bonus[:, None]).argmax(dim=2)
+        return torch.where(labels < first_blank, tokens, labels)
 
-    def advance(self, labels: Tensor, emitting: Tensor) -> None:
-        """Moves the models of those that got a token."""
-        if self.fusion is not None and bool(emitting.any()):
-            self.states[emitting] = self.fusion.advance(self.states[emitting], labels[emitting])
-            self.bonus[emitting] = self.fusion.scores(self.states[emitting])
+    def bonus_of(self, rows: Tensor, tokens: Tensor) -> Tensor | None:
+        """What the models add to tokens (E,) of the utterances `rows` (E,)."""
+        return None if self.fusion is None else self.bonus[rows, tokens]
 
-    def keep(self, alive: Tensor) -> None:
-        """Leaves out the utterances that are done."""
+    def advance(self, rows: Tensor, tokens: Tensor) -> None:
+        """Moves the models of the utterances `rows` (E,), which got these tokens."""
         if self.fusion is not None:
-            self.states, self.bonus = self.states[alive], self.bonus[alive]
+            self.states[rows] = self.fusion.advance(self.states[rows], tokens)
+            self.bonus[rows] = self.fusion.scores(self.states[rows])
 
-
-class _Journal:
-    """Collects what a search finds, and sorts it by utterance at the end: one transfer to the CPU for the batch."""
-
-    def __init__(self, keep_steps: bool, measure: StepMeasure | None = None) -> None:
-        self.keep_steps, self.measure = keep_steps, measure
-        self._tokens: list[tuple[Tensor, ...]] = []
-        self._steps: list[tuple[Tensor, ...]] = []
-
-    def add_tokens(self, rows: Tensor, step: _Step, emitting: Tensor, *, timed: bool) -> None:
-        durations = step.duration[emitting] if timed else torch.full_like(rows, -1)
-        self._tokens.append((rows, step.label[emitting], step.frame[emitting], durations, step.score[emitting]))
-
-    def add_steps(
-        self, rows: Tensor, window: Tensor, labels: Tensor, scores: Tensor, outcomes: int, last: Tensor, length: Tensor
-    ) -> None:
-        """Adds the steps (N, W) up to and with the one at `last` (N,); scores are over `outcomes` and durations."""
-        if not self.keep_steps and self.measure is None:
-            return
-        made = (torch.arange(window.shape[1], device=last.device) <= last[:, None]) & (window < length[:, None])
-        wide = rows[:, None].expand_as(window)
-        step = [wide[made], window[made], labels[made]]
-        if self.measure is not None:
-            step.append(self.measure(scores[made]))
-        if self.keep_steps:
-            step.append(scores[made][:, :outcomes].float().cpu())
-        self._steps.append(tuple(step))
-
-    def paths(self, lengths: Sequence[int]) -> list[TransducerPath]:
-        """One path for each utterance."""
-        found = [TransducerPath(length=int(length)) for length in lengths]
-        if self._tokens:
-            rows, tokens, frames, durations, scores = (
-                torch.cat(column).tolist() for column in zip(*self._tokens, strict=True)
-            )
-            for row, token, frame, duration, score in zip(rows, tokens, frames, durations, scores, strict=True):
-                path = found[row]
-                path.tokens.append(token)
-                path.frames.append(frame)
-                path.score += score
-                if duration >= 0:
-                    path.durations.append(duration)
-        if self._steps:
-            row_of, frame_of, label_of, *rest = (torch.cat(column).cpu() for column in zip(*self._steps, strict=True))
-            for row, path in enumerate(found):
-                own = torch.nonzero(row_of == row).squeeze(1)
-                confidence = None if self.measure is None else rest[0][own]
-                path.steps = SearchSteps(
-                    frame_of[own], label_of[own], rest[-1][own] if self.keep_steps else None, confidence
-                )
-        return found
+    def keep(self, rows: Tensor) -> None:
+        """Leaves only these utterances."""
+        if self.fusion is not None:
+            self.states, self.bonus = self.states[rows], self.bonus[rows]

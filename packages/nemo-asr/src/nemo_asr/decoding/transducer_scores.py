@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nemo_asr.decoding.transducer_greedy import SearchSteps, StepMeasure, TransducerPath
+from nemo_asr.decoding.transducer_path import SearchSteps, StepMeasure, TransducerPath
 from nemo_asr.evaluation_mode import evaluation_mode
 from nemo_asr.modules.joint import RNNTJoint
 from nemo_asr.modules.prediction import PredictionNetwork

@@ -183,7 +183,11 @@ class RNNTJoint(NeuralModule):
 
     def joint_after_projection(self, f: Tensor, g: Tensor) -> Tensor:
         """Scores (B, T, U, V) of projected encoder outputs (B, T, H) and predictions (B, U, H)."""
-        logits = self.logits(f, self.mask_predictions(g))
+        return self.normalized(self.logits(f, self.mask_predictions(g)))
+
+    def normalized(self, logits: Tensor) -> Tensor:
+        """The scores that `forward` gives of unnormalised ones (..., V): log-probabilities where `log_softmax` says so,
+        or where it says nothing, on a CPU."""
         if self.log_softmax or (self.log_softmax is None and not logits.is_cuda):
             return (logits / self.temperature if self.temperature != 1.0 else logits).log_softmax(dim=-1)
         return logits
@@ -222,8 +226,8 @@ class HATJoint(RNNTJoint):
     def is_linear(self) -> bool:
         return False
 
-    def joint_after_projection(self, f: Tensor, g: Tensor) -> Tensor:
-        return self.logits(f, g)
+    def normalized(self, logits: Tensor) -> Tensor:
+        return logits
 
     def logits(self, f: Tensor, g: Tensor) -> Tensor:
         hidden = f.unsqueeze(2) + g.unsqueeze(1)

@@ -56,8 +56,21 @@ class DroppedLSTM(nn.Module):
             parameter.mul_(options.weights_init_scale)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        if len(x) == 1 and state is not None and not self.training and not self.lstm.proj_size:
+            return self._step(x[0], state)
         outputs, state = self.lstm(x, None if state is None else tuple(state))
         return (outputs if self.dropout is None else self.dropout(outputs)), state
+
+    def _step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step of a search, of inputs (B, D): by torch's cell it takes a CPU a fraction of what its LSTM takes."""
+        ends = []
+        for weights, hidden, cell in zip(self.lstm.all_weights, *state, strict=True):
+            x, cell = torch.lstm_cell(x, (hidden, cell), *weights)
+            ends.append((x, cell))
+        if len(ends) == 1:
+            return x[None], (x[None], cell[None])
+        hidden, cell = (torch.stack(part) for part in zip(*ends, strict=True))
+        return x[None], (hidden, cell)
 
 
 class LayerNormLSTM(nn.Module):
