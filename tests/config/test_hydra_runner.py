@@ -135,6 +135,11 @@ def test_overrides_of_every_kind_reach_a_config_composed_from_parts(run, project
     assert files_in(project) == set(FILES)
 
 
+def test_a_plus_also_sets_what_is_there_as_the_line_that_nvidia_prints_needs_it(run, project):
+    (config,) = run("+model.lr=0.3", "~model.optim", "+model.sched.steps=1000", "data.manifest=m.json")
+    assert (config["model"]["lr"], config["model"]["sched"]) == (0.3, {"steps": 1000})
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -186,7 +191,7 @@ def test_an_additional_folder_adds_parts(run, project):
         ),
         (["zzz=[1]"], "zzz: [1] is given, but the config has no such key; valid keys: data, model, name"),
         (["~model.optm"], "model.optm: cannot be removed: the config has no such key; nearest valid key: model.optim"),
-        (["+model.lr=3"], "model.lr: is in the config already: leave out the +"),
+        (["+name=3"], "name: is in the config already: leave out the +"),
         (["model=bigg"], "model: 'bigg' is not one of its configs; nearest: big"),
         (["name"], "'name' is not an override (key=value): missing EQUAL at '<EOF>'"),
         (["-m", "model.lrr=1,2"], "model.lrr: 1 is given, but model has no such key; nearest valid key: model.lr"),

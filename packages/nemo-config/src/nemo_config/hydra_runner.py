@@ -14,6 +14,7 @@ import functools
 import inspect
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -188,12 +189,22 @@ def _command_line(
         name,
         given.config_name is not None,
         options,
-        [argument for argument in rest if _is_override(argument)],
+        [_adding_or_setting(argument) for argument in rest if _is_override(argument)],
     )
 
 
 def _is_override(argument: str) -> bool:
     return argument.startswith("~") or ("=" in argument and not argument.startswith("-"))
+
+
+def _adding_or_setting(override: str) -> str:
+    """`+trainer.max_steps=1000` as `++trainer.max_steps=1000`, which sets a key that is there already, too.
+
+    NVIDIA's page on its training scripts prints the former, and its configs have that key, where Hydra refuses it.
+    What has no dot is left as it is: `+model=big` adds a part to the config, and `++` does not.
+    """
+    key = override.partition("=")[0]
+    return f"+{override}" if re.fullmatch(r"\+[^+/@]+\.[^/@]+", key) else override
 
 
 def _config_dir(config_path: str, bases: tuple[Path, ...], name: str | None) -> str:
