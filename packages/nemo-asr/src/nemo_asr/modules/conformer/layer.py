@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nemo_asr.modules.conformer.activated_linear import activated_linear
 from nemo_asr.modules.conformer.attention import AttentionMask
+from nemo_asr.modules.conformer.byte_dropout import ByteDropout
 from nemo_asr.modules.conformer.convolution import ConformerConvolution
 from nemo_asr.modules.conformer.multi_head import MultiHeadAttention
 
@@ -29,11 +31,15 @@ class ConformerFeedForward(nn.Module):
     def __init__(self, d_model: int, d_ff: int, dropout_p: float, *, use_bias: bool = True) -> None:
         super().__init__()
         self.linear1 = nn.Linear(d_model, d_ff, bias=use_bias)
-        self.dropout = nn.Dropout(dropout_p)
+        self.dropout = ByteDropout(dropout_p)
         self.linear2 = nn.Linear(d_ff, d_model, bias=use_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear2(self.dropout(F.silu(self.linear1(x))))
+        hidden = self.linear1(x)
+        dropout, linear = self.dropout, self.linear2
+        if not (_is_untouched(dropout, ByteDropout) and _is_untouched(linear, nn.Linear)):
+            return linear(dropout(F.silu(hidden)))
+        return activated_linear(hidden, linear.weight, linear.bias, dropout.p if dropout.training else 0.0)
 
 
 class ConformerLayer(nn.Module):
@@ -66,7 +72,7 @@ class ConformerLayer(nn.Module):
         self.self_attn = self_attn
         self.norm_feed_forward2 = nn.LayerNorm(d_model)
         self.feed_forward2 = feed_forward2
-        self.dropout = nn.Dropout(dropout_p)
+        self.dropout = ByteDropout(dropout_p)
         self.norm_out = nn.LayerNorm(d_model)
 
     def forward(self, x: Tensor, mask: AttentionMask, positions: Tensor) -> Tensor:
@@ -107,3 +113,11 @@ def build_layer(options: LayerOptions, self_attn: MultiHeadAttention) -> Conform
         ConformerFeedForward(width, options.d_ff, options.dropout_p, use_bias=bias),
         options.dropout_p,
     )
+
+
+def _is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether calling the module is what its class does: no adapter, hook or quantisation is between."""
+    if type(module) is not kind or "forward" in vars(module):
+        return False
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return not any(hooks) and not nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]

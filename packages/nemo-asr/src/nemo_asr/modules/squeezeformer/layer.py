@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nemo_asr.modules.conformer.attention import AttentionMask
+from nemo_asr.modules.conformer.byte_dropout import ByteDropout
 from nemo_asr.modules.conformer.convolution import ConformerConvolution
 from nemo_asr.modules.conformer.layer import ConformerFeedForward, LayerOptions
 from nemo_asr.modules.conformer.multi_head import MultiHeadAttention
@@ -61,7 +62,7 @@ class SqueezeformerLayer(nn.Module):
         self.norm_feed_forward2 = nn.LayerNorm(width)
         self.feed_forward2 = _feed_forward(options)
         self.feed_forward2_scale = ScaleBias(width, learns=adaptive_scale)
-        self.dropout = nn.Dropout(options.dropout_p)
+        self.dropout = ByteDropout(options.dropout_p)
 
     def forward(self, x: Tensor, mask: AttentionMask, positions: Tensor) -> Tensor:
         """Transforms x (B, T, D).
