@@ -150,7 +150,7 @@ def test_scores_far_from_zero_lose_nothing(implementation):
     torch.testing.assert_close(ours(tensors), expected(tensors))
 
 
-@pytest.mark.usefixtures("tiled")
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("dropout_p", [0.0, 0.4])
 def test_gradients_are_finite_differences(dropout_p):
     tensors = problem(2, 2, 5, 8, 3)
@@ -162,7 +162,28 @@ def test_gradients_are_finite_differences(dropout_p):
     assert torch.autograd.gradcheck(with_the_same_mask, tensors)
 
 
-@pytest.mark.usefixtures("tiled")
+@pytest.mark.parametrize(("dropout_p", "bytes_of_dropout"), [(0.0, 0), (0.5, 4 + 1)])
+def test_all_scores_at_once_keep_the_rows_of_positions_once_for_a_batch_and_a_byte_for_dropout(
+    dropout_p, bytes_of_dropout
+):
+    B, H, T, K = 5, 2, 40, 8
+    tensors = [tensor.detach().float().requires_grad_() for tensor in problem(B, H, T, T, K)]
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        ours(tensors, dropout_p=dropout_p)
+    rows = 4 * H * (2 * T - 1) * K
+    queries_keys_and_values = 4 * 4 * B * H * T * K
+    weights = (4 + bytes_of_dropout) * B * H * T * T
+    masks = T + B * T
+    assert sum(map(len, kept.values())) <= rows + queries_keys_and_values + weights + masks
+
+
+@pytest.mark.usefixtures("implementation")
 @pytest.mark.parametrize("dropout_p", [0.1, 0.5])
 def test_dropout_drops_as_often_as_it_says_and_repeats_with_torchs_seed(dropout_p):
     T = 300

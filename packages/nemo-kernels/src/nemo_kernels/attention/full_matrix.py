@@ -6,7 +6,6 @@ B batch, H heads, T queries, S keys, K head width
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nemo_kernels.attention.key_ranges import KeyRanges
@@ -30,7 +29,9 @@ def full_matrix_attention(
     with torch.autocast(query.device.type, enabled=False):
         scores = _scores(query, key, position, scale)
         scores = scores.masked_fill_(~ranges.seen(key.size(2)), torch.finfo(scores.dtype).min)
-        weights = F.dropout(scores.softmax(dim=3), dropout_p, training=dropout_p > 0)
+        weights = scores.softmax(dim=3)
+        if dropout_p > 0:  # as F.dropout draws, but on a CPU that keeps a float for each weight, and this a bool
+            weights, _ = torch.native_dropout(weights, dropout_p, True)
         context = weights.matmul(value)
     return context.masked_fill(ranges.blind(query.size(2))[:, None, :, None], 0.0).to(dtype)
 
@@ -39,7 +40,8 @@ def _scores(query: Tensor, key: Tensor, position: RelativePosition, scale: float
     queries, keys = query.size(2), key.size(2)
     embedding = position.embedding.to(query.dtype)
     rows = rows_with_zeros(embedding, position.shift(queries, keys) - (queries - 1), queries + keys - 1)
-    by_distance = ((query + position.position_bias.unsqueeze(1)) * scale).matmul(rows.mT)
+    # heads first: a product of all items at once, while one of (B, H, T, K) would copy and keep the rows for each item
+    by_distance = ((query + position.position_bias.unsqueeze(1)) * scale).transpose(0, 1).flatten(1, 2).matmul(rows.mT)
     scores = ((query + position.content_bias.unsqueeze(1)) * scale).matmul(key.mT)
-    scores += by_key(by_distance, keys)
+    scores += by_key(torch.unflatten(by_distance, 1, (query.size(0), queries)), keys).transpose(0, 1)
     return scores.to(query.dtype)
