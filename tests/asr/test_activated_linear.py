@@ -35,9 +35,10 @@ def seeded(function, dropout_p):
     return run
 
 
-def learned(function, inputs, dropout_p):
+def learned(function, inputs, dropout_p, *, autocast=False):
     """The output and the gradients of a loss that weighs every element differently."""
-    output = seeded(function, dropout_p)(*inputs)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        output = seeded(function, dropout_p)(*inputs)
     weights = torch.linspace(-1, 1, output.numel()).view_as(output)
     given = [x for x in inputs if x is not None and x.requires_grad]
     return output, torch.autograd.grad((output * weights).sum(), given)
@@ -99,8 +100,7 @@ def test_autocast_computes_in_bfloat16_as_torch_does(dropout_p):
     hidden = hidden.detach().bfloat16().requires_grad_()  # what a linear map before gives, under autocast
     results = []
     for function in (plain, activated_linear):
-        with torch.autocast("cpu", torch.bfloat16):
-            results.append(learned(function, [hidden, *parameters], dropout_p))
+        results.append(learned(function, [hidden, *parameters], dropout_p, autocast=True))
         assert results[-1][0].dtype == torch.bfloat16
     (expected, expected_grads), (output, grads) = results
     assert [g.dtype for g in grads] == [torch.bfloat16, torch.float32, torch.float32]
@@ -109,13 +109,33 @@ def test_autocast_computes_in_bfloat16_as_torch_does(dropout_p):
         torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0.02 * float(theirs.abs().max()))
 
 
-def test_autocast_leaves_float32_and_float64_inputs_to_torch():
-    for dtype in (torch.float32, torch.float64):
-        inputs = tensors(2, 9, 64, dtype=dtype)
-        with torch.autocast("cpu", torch.bfloat16):
-            output, expected = activated_linear(*inputs), plain(*inputs)
-        assert output.dtype == expected.dtype
-        assert torch.equal(output, expected)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_autocast_leaves_float32_and_float64_inputs_to_torch(dtype):
+    inputs = tensors(2, 9, 64, dtype=dtype)
+    results = [learned(function, inputs, 0.2, autocast=True) for function in (plain, activated_linear)]
+    for expected, ours in zip(*([output, *grads] for output, grads in results), strict=True):
+        assert ours.dtype == expected.dtype
+        assert torch.equal(ours, expected)
+
+
+class CodedWeight(torch.Tensor):
+    """A weight that has its own way to be multiplied, as quantised ones have."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        output = super().__torch_function__(function, types, args, kwargs or {})
+        return output.as_subclass(torch.Tensor) * 100 if function is F.linear else output
+
+
+def test_a_weight_of_another_class_is_multiplied_in_its_own_way():
+    hidden, weight, bias = tensors(2, 3, 4)
+    coded = nn.Parameter(weight.detach().as_subclass(CodedWeight))
+    (expected, expected_grads), (output, grads) = (
+        learned(function, [hidden, matrix, bias], 0.2)
+        for function, matrix in ((plain, weight), (activated_linear, coded))
+    )
+    torch.testing.assert_close(output, 100 * expected)
+    torch.testing.assert_close(grads[0], 100 * expected_grads[0])
 
 
 def test_function_transforms_give_what_torchs_operations_give():
