@@ -162,9 +162,21 @@ def phrases(*sequences, vocab_size=6, weight=0.7, as_language_model=False):
     return Fusion([FusedModel(tree, weight, ends_sentences=as_language_model)])
 
 
-@pytest.mark.parametrize(("weigh_blank", "as_language_model"), [(False, True), (True, True), (True, False)])
-def test_fused_scores_are_those_of_every_path(weigh_blank, as_language_model):
-    decoder, joint = networks(2, {})
+@pytest.mark.parametrize(
+    ("weigh_blank", "as_language_model", "bonus", "inner_weight"),
+    [
+        (False, True, 0.0, 0.0),
+        (True, True, 0.0, 0.0),
+        (True, False, 0.0, 0.4),
+        (True, True, 0.6, 0.0),
+        (False, True, 0.6, 0.4),
+        (True, True, 0.0, 0.4),
+    ],
+)
+@pytest.mark.parametrize("kind", ["rnnt", "tdt", "multi-blank", "hat"])
+def test_fused_scores_are_those_of_every_path(kind, weigh_blank, as_language_model, bonus, inner_weight):
+    leads = KINDS.get(kind, {})
+    decoder, joint = networks(2, leads, joint=HATJoint if kind == "hat" else RNNTJoint)
     frames, lengths = encoded([3])
     fusion = phrases([0, 1], vocab_size=2, as_language_model=as_language_model)
 
@@ -174,18 +186,53 @@ def test_fused_scores_are_those_of_every_path(weigh_blank, as_language_model):
             state = fusion.advance(state, torch.tensor([token]))
         return state
 
+    def inner_scores(tokens):
+        """What the joint says of the tokens when it hears nothing, in float64."""
+        prediction, _ = decoder.predict(torch.tensor([tokens], dtype=torch.long).reshape(1, -1))
+        hidden = joint.pred.weight.double() @ prediction[0, -1].double() + joint.pred.bias.double()
+        hidden = hidden if kind == "hat" else hidden + joint.enc.bias.double()
+        scores = joint.joint_net[-1].weight.double() @ hidden.tanh() + joint.joint_net[-1].bias.double()
+        shares = scores[:2].exp()
+        return (shares / shares.sum()).log().tolist()
+
     def fuse(tokens, labels):
-        bonus, blank = fusion.scores(states(tokens))[0].tolist(), labels[-1]
+        added = fusion.scores(states(tokens))[0].tolist()
+        silence = math.log(sum(map(math.exp, labels[2:])))
         weighs = weigh_blank and as_language_model
-        left = math.log1p(-min(math.exp(blank), 0.99)) * 0.7 if weighs else 0.0
-        return [label + extra + left for label, extra in zip(labels[:-1], bonus, strict=True)] + [
-            blank * (1.7 if weighs else 1)
+        left = math.log1p(-min(math.exp(silence), 0.99)) * 0.7 if weighs else 0.0
+        inner = inner_scores(tokens) if as_language_model else (0.0, 0.0)
+        return [labels[v] + added[v] + left + bonus - inner_weight * inner[v] for v in range(2)] + [
+            blank + (0.7 * silence if weighs else 0.0) for blank in labels[2:]
         ]
 
-    truth = EveryPath(decoder, joint, frames[0], fuse=fuse)
+    truth = EveryPath(decoder, joint, frames[0], fuse=fuse, **leads)
     truth.totals = {y: total + fusion.final(states(y), sentence=False).item() for y, total in truth.totals.items()}
-    (found,) = BeamSearch(decoder, joint, replace(WIDE, weigh_blank=weigh_blank))(frames, lengths, fusion)
+    options = replace(WIDE, weigh_blank=weigh_blank, token_bonus=bonus, inner_lm_weight=inner_weight)
+    (found,) = BeamSearch(decoder, joint, options, **leads)(frames, lengths, fusion)
     assert_best(found, truth.best(15))
+
+
+def test_a_token_bonus_needs_no_other_model():
+    decoder, joint = networks(2, {})
+    frames, lengths = encoded([3])
+    truth = EveryPath(decoder, joint, frames[0])
+    truth.totals = {tokens: total + 0.6 * len(tokens) for tokens, total in truth.totals.items()}
+    (found,) = BeamSearch(decoder, joint, replace(WIDE, token_bonus=0.6))(frames, lengths)
+    assert_best(found, truth.best(15))
+
+
+def test_the_section_gives_the_bonus_and_the_inner_models_weight():
+    hat = {"hat_subtract_ilm": True, "hat_ilm_weight": 0.3}
+    for joint, section, weight in [
+        (RNNTJoint, {"ilm_weight": 0.2}, 0.2),
+        (HATJoint, {"ilm_weight": 0.2, **hat}, 0.2),
+        (HATJoint, hat, 0.3),
+        (RNNTJoint, hat, 0.0),
+    ]:
+        section = {"strategy": "malsd_batch", "beam": {"beam_beta": 0.5, **section}}
+        decoding = TransducerDecoding(section, CharTokenizer("ab"), *networks(2, {}, joint=joint), strict=True)
+        assert decoding.beam_search.options.inner_lm_weight == weight
+        assert decoding.beam_search.options.token_bonus == 0.5
 
 
 def test_early_pruning_chooses_tokens_by_the_networks_scores():
@@ -248,6 +295,7 @@ def test_greedy_search_with_phrases_does_not_depend_on_the_batch():
         ({"strategy": "maes", "beam": {"beam_size": 0}}, "model.decoding.beam.beam_size: 0 must be at least 1"),
         ({"strategy": "maes", "beam": {"pruning_mode": "l"}}, "beam.pruning_mode: 'l' is none of early, late"),
         ({"strategy": "maes", "beam": {"maes_prefix_alpha": 3}}, "maes_prefix_alpha: 3 must be 0 or 1"),
+        ({"strategy": "maes", "beam": {"ilm_weight": -0.1}}, "beam.ilm_weight: -0.1 must not be below 0"),
         ({"strategy": "maes", "preserve_alignments": True}, "preserve_alignments: True needs a greedy strategy"),
         (
             {"strategy": "maes", "beam": {"ngram_lm_model": "no.arpa", "ngram_lm_alpha": 0.2}},

@@ -1,38 +1,94 @@
 """What beam search, a language model and boosted phrases do for a weak recogniser, on bundled speech.
 
-    hatch run bench decoding             # trains the recogniser for three minutes, or takes the one that is there
-    hatch run bench decoding --fresh     # trains it anew
+    hatch run bench decoding                            # trains the recognisers, or takes those that are there
+    hatch run bench decoding --fresh                    # trains them anew
+    hatch run bench decoding --prediction stateless     # only one of them
 
-The recogniser is a hybrid of transducer and CTC, trained for a few epochs on the 130 training clips, so that it errs
-often; the language model is a 3-gram of these clips' transcripts.  Both are tried on clips that were not trained on:
-word error rate of greedy search, of beam search, and of beam search with the 3-gram; then, for each word that greedy
-search finds too rarely, how many of its occurrences are found (recall), and how many times it is heard where it was
-not said, with and without that word boosted.  The weights were chosen by hand.
+The recognisers are hybrids of transducer and CTC, trained for a few epochs on the 130 training clips, so that they err
+often: one with a prediction network that sees one token, one with an LSTM.  The language model is a 3-gram of the same
+clips' transcripts.  All is tried on 33 clips that were not trained on.
 
-A transducer has a language model of its own, its prediction network, which after so little training knows these
-sentences by heart; the 3-gram adds a price for each token, and with it deletions, so that its weight must be small.
+Word error rates: of greedy and beam searches, alone, with a bonus for each token (`beam_beta`), with the 3-gram, with
+both, and with the transducer's own language model taken off (`ilm_weight`).  The weights are chosen on every second
+clip and judged on the others, and the other way round, so that no clip is judged by weights that it had a say in.  A
+3-gram makes every token cost something, and blanks nothing: without the bonus words go missing, the more the higher
+its weight.  And a transducer has a language model of its own, its prediction network.  The LSTM knows the transcripts
+better than a 3-gram of them does (the costs of a token say so), which then has little to add.
+
+Phrases: each word that a search finds too rarely is boosted alone; how many of its occurrences are found (recall), and
+how many times is it heard where it was not said, at several weights?
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from _trained_model import SPEECH, trained_model
 
 HELD_OUT = ("heldout_repeated.jsonl", "heldout_sentences.jsonl")
 BEAM = 8
-LM_WEIGHT = {"rnnt": 0.1, "ctc": 0.4}
-PHRASE_WEIGHT = {"greedy_batch": 1.0, "malsd_batch": 0.4, "beam_batch": 1.0}
+WEIGHTS, BONUSES, INNER_WEIGHTS = (0.1, 0.3, 0.6), (0.4, 0.8, 1.2, 1.6, 2.0), (0.1, 0.2)
+PHRASE_WEIGHTS = (0.1, 0.2, 0.4, 1.0)
+PHRASES = 8
 CONFIG = "fastconformer_hybrid_transducer_ctc_bpe"
 OVERRIDES = ("model.aux_ctc.ctc_loss_weight=0.5", "model.optim.lr=0.3", "model.optim.sched.warmup_steps=100")
+PREDICTION = {
+    "stateless": (
+        "model.decoder._target_=nemo.collections.asr.modules.StatelessTransducerDecoder",
+        *("+model.decoder.context_size=1", "~model.decoder.random_state_sampling", "~model.decoder.blank_as_pad"),
+    ),
+    "lstm": (),
+}
+
+Keys = dict[str, Any]
+
+
+class Search(NamedTuple):
+    """A row of the table: a search, and which of the keys it is tried with; each way to set them is one."""
+
+    title: str
+    strategy: str
+    has_bonus: bool = False
+    has_ngram: bool = False
+    has_inner: bool = False
+
+    def ways(self, ngram: Path) -> Iterator[Keys]:
+        beam = {} if self.strategy.startswith("greedy") else {"beam_size": BEAM, "beam_beta": 0.0}
+        grid = {
+            "beam_beta": BONUSES if self.has_bonus else (),
+            "ngram_lm_alpha": WEIGHTS if self.has_ngram else (),
+            "ilm_weight": INNER_WEIGHTS if self.has_inner else (),
+        }
+        asked = {key: values for key, values in grid.items() if values}
+        lm = {"ngram_lm_model": str(ngram)} if self.has_ngram else {}
+        for values in itertools.product(*asked.values()):
+            yield {**beam, **lm, **dict(zip(asked, values, strict=True))}
+
+
+def beam_rows(strategy: str) -> list[Search]:
+    return [
+        Search(strategy, strategy),
+        Search(f"{strategy}, bonus", strategy, has_bonus=True),
+        Search(f"{strategy}, 3-gram", strategy, has_ngram=True),
+        Search(f"{strategy}, 3-gram, bonus", strategy, has_bonus=True, has_ngram=True),
+    ]
+
+
+GREEDY = [Search("greedy", "greedy_batch"), Search("greedy, 3-gram", "greedy_batch", has_ngram=True)]
+INNER = Search("malsd_batch, 3-gram, bonus, own off", "malsd_batch", has_bonus=True, has_ngram=True, has_inner=True)
+SEARCHES = {
+    "rnnt": [*GREEDY, *beam_rows("malsd_batch"), INNER, *beam_rows("maes")],
+    "ctc": [*GREEDY, *beam_rows("beam_batch")],
+}
 
 
 def read(name: str) -> list[dict[str, Any]]:
@@ -65,14 +121,47 @@ def setting(network: Any, head: str, strategy: str, **keys: Any) -> None:
     network.use_decoder(head)
 
 
-def heard(network: Any, clips: Clips, bias: Any = None) -> tuple[list[str], float]:
-    """Texts of all clips, and the search's CPU seconds."""
+def heard(network: Any, clips: Clips, bias: Any = None) -> list[str]:
     import torch
 
-    started = time.process_time()
     with torch.inference_mode():
         found = network.decode(*clips.encoded, timestamps=False, keep_log_probs=False, bias=bias)
-    return [hypothesis.text for hypothesis in found], time.process_time() - started
+    return [hypothesis.text for hypothesis in found]
+
+
+def compare_searches(network: Any, clips: Clips, ngram: Path) -> None:
+    print(
+        f"\nword error rate on {len(clips.said)} clips not trained on, of it deletions, and how long a search took; "
+        f"beam {BEAM}; weights of each half of the clips were chosen on the other:"
+    )
+    for head, rows in SEARCHES.items():
+        for search in rows:
+            print(judged(network, clips, ngram, head, search), flush=True)
+
+
+def judged(network: Any, clips: Clips, ngram: Path, head: str, search: Search) -> str:
+    """The line of a search: each half of the clips with the weights that are best for the other."""
+    from nemo_asr.metrics.wer import EditCounts, count_edits
+
+    halves = slice(0, None, 2), slice(1, None, 2)
+    ways, edits = list(search.ways(ngram)), []
+    started = time.process_time()
+    for keys in ways:
+        setting(network, head, search.strategy, **keys)
+        texts = heard(network, clips)
+        edits.append([count_edits(text, said) for text, said in zip(texts, clips.said, strict=True)])
+    seconds = (time.process_time() - started) / len(ways)
+    sums = [[sum(row[half], EditCounts()) for row in edits] for half in halves]
+    best = [min(range(len(ways)), key=lambda way: counts[way].errors) for counts in sums]
+    total = sums[0][best[1]] + sums[1][best[0]]
+    shown = {"ngram_lm_alpha": "weight", "beam_beta": "bonus", "ilm_weight": "own"}
+    chosen = [
+        " ".join(f"{name} {ways[way][key]}" for key, name in shown.items() if ways[way].get(key)) for way in best[::-1]
+    ]
+    return (
+        f"  {head:5} {search.title:35} {100 * total.rate:5.1f} %  {100 * total.rates[1]:5.1f} %  {seconds:5.2f} s CPU"
+        f"   {' | '.join(filter(None, chosen))}"
+    )
 
 
 def spotted(said: Sequence[str], texts: Sequence[str], word: str) -> tuple[int, int, int]:
@@ -82,54 +171,67 @@ def spotted(said: Sequence[str], texts: Sequence[str], word: str) -> tuple[int, 
     return spoken, sum(map(min, counts)), sum(max(0, found - count) for count, found in counts)
 
 
-def compare_searches(network: Any, clips: Clips, arpa: Path) -> None:
-    from nemo_asr.metrics.wer import word_error_rate
-
-    lm = {"ngram_lm_model": str(arpa)}
-    searches: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
-        "rnnt": [
-            ("greedy", "greedy_batch", {}),
-            ("greedy, 3-gram", "greedy_batch", lm),
-            ("malsd_batch", "malsd_batch", {"beam_size": BEAM}),
-            ("malsd_batch, 3-gram", "malsd_batch", {"beam_size": BEAM, **lm}),
-            ("maes", "maes", {"beam_size": BEAM}),
-            ("maes, 3-gram", "maes", {"beam_size": BEAM, **lm}),
-        ],
-        "ctc": [
-            ("greedy", "greedy_batch", {}),
-            ("greedy, 3-gram", "greedy_batch", lm),
-            ("beam_batch", "beam_batch", {"beam_size": BEAM, "beam_beta": 0.0}),
-            ("beam_batch, 3-gram", "beam_batch", {"beam_size": BEAM, **lm}),
-        ],
-    }
-    print(f"\nword error rate on {len(clips.said)} clips not trained on: beam {BEAM}, 3-gram's weight {LM_WEIGHT}")
-    for head, rows in searches.items():
-        for title, strategy, keys in rows:
-            weight = {"ngram_lm_alpha": LM_WEIGHT[head]} if "ngram_lm_model" in keys else {}
-            setting(network, head, strategy, **keys, **weight)
-            texts, seconds = heard(network, clips)
-            print(f"  {head:5} {title:20} {100 * word_error_rate(texts, clips.said):5.1f} %   {seconds:6.2f} s CPU")
-
-
 def compare_phrases(network: Any, clips: Clips) -> None:
     from nemo_asr.decoding.fusion import Bias
 
     words = Counter(word for text in clips.said for word in text.split() if len(word) > 4)
-    print(f"\nwords of the clips, each boosted alone (weights {PHRASE_WEIGHT}): said, found, heard elsewhere")
+    print(
+        f"\n{PHRASES} words of the clips that a search misses, each boosted alone: found of those said, and heard "
+        f"where not said in {PHRASES} x {len(clips.said)} clips, by weight"
+    )
     searches = [("rnnt", "greedy_batch"), ("rnnt", "malsd_batch"), ("ctc", "greedy_batch"), ("ctc", "beam_batch")]
     for head, strategy in searches:
         setting(network, head, strategy, **({} if strategy == "greedy_batch" else {"beam_size": BEAM}))
-        plain, _ = heard(network, clips)
-        missed = [word for word, count in words.most_common() if spotted(clips.said, plain, word)[1] < count][:8]
-        before, after = Counter[str](), Counter[str]()
-        for word in missed:
-            boosted, _ = heard(network, clips, Bias(phrases=[word], boosting_tree_alpha=PHRASE_WEIGHT[strategy]))
-            for counter, texts in ((before, plain), (after, boosted)):
-                counter.update(dict(zip(("said", "found", "elsewhere"), spotted(clips.said, texts, word), strict=True)))
-        print(
-            f"  {head:5} {strategy:13} recall {before['found']}/{before['said']} -> {after['found']}/{after['said']}, "
-            f"elsewhere {before['elsewhere']} -> {after['elsewhere']}   ({', '.join(missed)})"
-        )
+        plain = heard(network, clips)
+        missed = [word for word, count in words.most_common() if spotted(clips.said, plain, word)[1] < count][:PHRASES]
+        line = [f"  {head:5} {strategy:13}"]
+        for weight in (0.0, *PHRASE_WEIGHTS):
+            biases = [Bias(phrases=[word], boosting_tree_alpha=weight) for word in missed]
+            texts = [heard(network, clips, bias) if weight else plain for bias in biases]
+            counts = [spotted(clips.said, found, word) for word, found in zip(missed, texts, strict=True)]
+            said, found, elsewhere = map(sum, zip(*counts, strict=True))
+            line.append(f"{weight}: {found}/{said}, {elsewhere:3}")
+        print("   ".join(line), flush=True)
+
+
+def token_costs(network: Any, ngram: Path, texts: Sequence[str]) -> tuple[float, float]:
+    """What a token of the texts costs the 3-gram, and the transducer's own language model, in nats."""
+    import torch
+
+    from nemo_asr.decoding.ngram.model import load_ngram
+
+    model, decoder, joint = load_ngram(ngram, network.tokenizer.vocabulary), network.decoder, network.joint
+    costs: list[tuple[float, float]] = []
+    for text in texts:
+        tokens = torch.tensor([network.tokenizer.encode(text)])
+        with torch.inference_mode():
+            output, _ = decoder.predict(tokens[:, :-1])
+            inner = joint.internal_language_model(joint.project_prednet(output))[0]
+        state = model.start_states(1)
+        for token, own in zip(tokens[0], inner, strict=True):
+            costs.append((-float(model.scores(state)[0, token]), -float(own[token])))
+            state = model.advance(state, token[None])
+    of_ngram, of_own = (sum(column) / len(costs) for column in zip(*costs, strict=True))
+    return of_ngram, of_own
+
+
+def compare(name: str, folder: Path, epochs: int) -> None:
+    """Everything, for the recogniser with one of the prediction networks."""
+    model = trained_model(folder, CONFIG, epochs, *OVERRIDES, *PREDICTION[name])
+
+    from nemo_asr import load_model
+    from nemo_asr.decoding.ngram import train as train_ngram
+
+    network: Any = load_model(model)
+    started = time.process_time()
+    train_ngram([row["text"] for row in read("train.jsonl")], network.tokenizer, folder / "3gram.arpa", order=3)
+    print(f"\n== prediction network: {name}; 3-gram trained in {time.process_time() - started:.2f} s CPU")
+    for part in ("train.jsonl", *HELD_OUT):
+        costs = token_costs(network, folder / "3gram.arpa", [row["text"] for row in read(part)])
+        print(f"  a token of {part} costs the 3-gram {costs[0]:.2f} nats, the transducer's own {costs[1]:.2f}")
+    clips = Clips(network)
+    compare_searches(network, clips, folder / "3gram.arpa")
+    compare_phrases(network, clips)
 
 
 def main() -> None:
@@ -137,24 +239,15 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, default=Path("nemo_experiments/bench"), help="where everything is kept")
     parser.add_argument("--fresh", action="store_true", help="train anew")
     parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--prediction", choices=PREDICTION, help="only the recogniser with this prediction network")
     arguments = parser.parse_args()
-    folder = arguments.dir.resolve()
-    if arguments.fresh:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    model = trained_model(folder, CONFIG, arguments.epochs, *OVERRIDES)
-
-    from nemo_asr import load_model
-    from nemo_asr.decoding.ngram import train as train_ngram
-
     logging.disable(logging.WARNING)
-    network: Any = load_model(model)
-    started = time.process_time()
-    train_ngram([row["text"] for row in read("train.jsonl")], network.tokenizer, folder / "3gram.arpa", order=3)
-    print(f"3-gram of the training transcripts: {time.process_time() - started:.2f} s CPU")
-    clips = Clips(network)
-    compare_searches(network, clips, folder / "3gram.arpa")
-    compare_phrases(network, clips)
+    for name in [arguments.prediction] if arguments.prediction else PREDICTION:
+        folder = arguments.dir.resolve() / name
+        if arguments.fresh:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        compare(name, folder, arguments.epochs)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from nemo_asr.decoding.transducer_config import (
 from nemo_asr.decoding.transducer_greedy import GreedySearch
 from nemo_asr.decoding.transducer_path import SearchSteps, StepMeasure, TransducerPath
 from nemo_asr.decoding.transducer_scores import measure_paths
+from nemo_asr.modules.joint import HATJoint
 
 if TYPE_CHECKING:
     from nemo_asr.modules.joint import RNNTJoint
@@ -86,7 +87,8 @@ class TransducerDecoding(TokenDecoding):
         }
         self.search = GreedySearch(decoder, joint, max_symbols=self.config.greedy.symbols_at_a_frame, **leads)
         self.blank_id = self.search.blank
-        self.beam_search = BeamSearch(decoder, joint, beam_options(self.config.strategy, self.config.beam), **leads)
+        options = beam_options(self.config.strategy, self.config.beam, is_hat=isinstance(joint, HATJoint))
+        self.beam_search = BeamSearch(decoder, joint, options, **leads)
         self.confidence = self._build_confidence(strict)
 
     def _build_confidence(self, strict: bool) -> Confidence | None:
@@ -227,8 +229,9 @@ class TransducerDecoding(TokenDecoding):
         confidence.add_to_transducer(hypothesis, *columns, has_durations=bool(self.search.durations))
 
 
-def beam_options(strategy: str, config: TransducerBeamConfig) -> BeamOptions:
-    """How a strategy searches, with the numbers of the `beam` section."""
+def beam_options(strategy: str, config: TransducerBeamConfig, *, is_hat: bool = False) -> BeamOptions:
+    """How a strategy searches, with the numbers of the `beam` section; `is_hat` says that the joint is a HATJoint."""
+    hat_weight = config.hat_ilm_weight if config.hat_subtract_ilm and is_hat else 0.0
     options = BeamOptions(
         beam_size=config.beam_size,
         max_symbols=config.max_symbols or config.max_symbols_per_step,
@@ -236,7 +239,8 @@ def beam_options(strategy: str, config: TransducerBeamConfig) -> BeamOptions:
         temperature=config.softmax_temperature,
         weigh_blank=config.blank_lm_score_mode != "no_score",
         prune_with_fusion=config.pruning_mode != "early",
-        inner_lm_weight=config.hat_ilm_weight if config.hat_subtract_ilm else 0.0,
+        token_bonus=config.beam_beta,
+        inner_lm_weight=config.ilm_weight or hat_weight,
     )
     if strategy == "tsd":
         return replace(

@@ -30,7 +30,7 @@ from nemo_asr.decoding.beam import EMPTY, BeamPath, Step, extend_fingerprint, me
 from nemo_asr.decoding.fusion import Fusion
 from nemo_asr.decoding.transducer_path import SearchSteps, TransducerPath
 from nemo_asr.evaluation_mode import evaluation_mode
-from nemo_asr.modules.joint import HATJoint, RNNTJoint
+from nemo_asr.modules.joint import RNNTJoint
 from nemo_asr.modules.prediction import PredictionNetwork, State
 
 LEAST_TOKEN_P = 1e-2
@@ -54,7 +54,9 @@ class BeamOptions:
             logarithm of what blank leaves to them.  Phrases do not count here, other than in NVIDIA's toolkit: they are
             no distribution, and with them this would cost more recall than they gain.
         prune_with_fusion: the E tokens are chosen by the fused scores, and not by the network's alone.
-        inner_lm_weight: of the joint's own language model (HAT), which is subtracted where there is another one.
+        token_bonus: added to each token's score; balances that every token costs a language model's price, and blanks
+            none.
+        inner_lm_weight: of the joint's own language model, which is subtracted where there is another one.
     """
 
     beam_size: int
@@ -67,6 +69,7 @@ class BeamOptions:
     temperature: float = 1.0
     weigh_blank: bool = True
     prune_with_fusion: bool = True
+    token_bonus: float = 0.0
     inner_lm_weight: float = 0.0
 
 
@@ -204,6 +207,7 @@ class BeamSearch:
         self, tokens: Tensor, blanks: Tensor, beam: _Beam, rows: Tensor, fusion: Fusion | None
     ) -> tuple[Tensor, Tensor]:
         """Fused scores of tokens (R, V) and blanks (R, blanks)."""
+        tokens = tokens + self.options.token_bonus
         if fusion is None or beam.fused is None:
             return tokens, blanks
         tokens = tokens + fusion.scores(beam.fused[rows])
@@ -211,8 +215,8 @@ class BeamSearch:
             blank = blanks.logsumexp(dim=1, keepdim=True)
             left = torch.log1p(-blank.exp().clamp_max(1 - LEAST_TOKEN_P))
             tokens, blanks = tokens + fusion.language_weight * left, blanks + fusion.language_weight * blank
-        if self.options.inner_lm_weight and isinstance(self.joint, HATJoint):
-            inner = self.joint.internal_language_model(beam.g[rows])[:, 0].float()
+        if self.options.inner_lm_weight and fusion.language_weight:
+            inner = self.joint.internal_language_model(beam.g[rows])[:, 0]
             tokens = tokens - self.options.inner_lm_weight * inner
         return tokens, blanks
 

@@ -63,7 +63,13 @@ class TransducerBeamConfig:
         boosting_tree, boosting_tree_alpha: phrases and their weight.
         blank_lm_score_mode: `lm_weighted_full` weighs blank with the language model, `no_score` does not.
         pruning_mode: `late` chooses tokens by fused scores, `early` by the network's.
-        hat_subtract_ilm, hat_ilm_weight: subtracts the inner language model of a HAT joint, with this weight.
+        hat_subtract_ilm, hat_ilm_weight: subtracts the inner language model of a HAT joint, with this weight, where
+            there is another language model.
+        beam_beta: added to the score for each token, as for CTC; each token costs a language model's price and blanks
+            cost none, so that without it words go missing.
+        ilm_weight: as hat_ilm_weight, for every joint.
+
+    `beam_beta` and `ilm_weight` are not NVIDIA's; its toolkit passes over them in a file.
     """
 
     IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset(
@@ -94,6 +100,8 @@ class TransducerBeamConfig:
     pruning_mode: str | None = "late"
     hat_subtract_ilm: bool = False
     hat_ilm_weight: float = 0.0
+    beam_beta: float = 0.0
+    ilm_weight: float = 0.0
 
     def __post_init__(self) -> None:
         for key, least in (("beam_size", 1), ("maes_num_steps", 1), ("maes_expansion_beta", 0)):
@@ -102,6 +110,8 @@ class TransducerBeamConfig:
         for key in ("softmax_temperature", "maes_expansion_gamma"):
             if getattr(self, key) <= 0:
                 raise ValueError(f"{key}: {getattr(self, key)} must be above 0")
+        if self.ilm_weight < 0:
+            raise ValueError(f"ilm_weight: {self.ilm_weight} must not be below 0")
         if self.maes_prefix_alpha not in (0, 1):
             raise ValueError(f"maes_prefix_alpha: {self.maes_prefix_alpha} must be 0 or 1")
         for key, known in (("blank_lm_score_mode", BLANK_MODES), ("pruning_mode", PRUNING_MODES)):

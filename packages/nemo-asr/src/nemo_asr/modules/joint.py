@@ -197,6 +197,13 @@ class RNNTJoint(NeuralModule):
         scores: Tensor = self.joint_net(f.unsqueeze(2) + g.unsqueeze(1))
         return scores
 
+    def internal_language_model(self, g: Tensor) -> Tensor:
+        """Log-probabilities (B, U, V - 1) of the tokens after projected predictions (B, U, H), without the audio: the
+        joint of an encoder output of zeros, its blanks left out (Meng et al., arXiv 2011.01991)."""
+        silent = self.project_encoder(g.new_zeros(1, 1, self.options.encoder_hidden))
+        tokens = self.num_classes_with_blank - 1 - self.num_extra_outputs
+        return self.logits(silent, g)[:, 0, :, :tokens].float().log_softmax(dim=-1)
+
     def sampled_head(self, targets: Tensor, target_lengths: Tensor) -> SampledHead | None:
         """The outputs that the loss of targets (B, U) with their lengths (B,) is computed over; None for all."""
         return None
@@ -236,9 +243,9 @@ class HATJoint(RNNTJoint):
         return torch.cat([left + self.joint_net(hidden).log_softmax(dim=-1), blank], dim=-1)
 
     def internal_language_model(self, g: Tensor) -> Tensor:
-        """Log-probabilities (B, U, V - 1) of the tokens from projected predictions (B, U, H) alone."""
+        """As RNNTJoint's, without the encoder projection's bias, by HAT's definition."""
         scores: Tensor = self.joint_net(g)
-        return scores.log_softmax(dim=-1)
+        return scores.float().log_softmax(dim=-1)
 
 
 def _head(options: JointOptions, outputs: int) -> nn.Sequential:
