@@ -1,19 +1,20 @@
 """What beam search, a language model and boosted phrases do for a weak recogniser, on bundled speech.
 
-    hatch run bench decoding                            # trains the recognisers, or takes those that are there
+    hatch run bench decoding                            # trains six recognisers, or takes those that are there
     hatch run bench decoding --fresh                    # trains them anew
-    hatch run bench decoding --prediction stateless     # only one of them
+    hatch run bench decoding --prediction lstm --seeds 1    # only one of them
 
 The recognisers are hybrids of transducer and CTC, trained for a few epochs on the 130 training clips, so that they err
-often: one with a prediction network that sees one token, one with an LSTM.  The language model is a 3-gram of the same
-clips' transcripts.  All is tried on 33 clips that were not trained on.
+often: some with a prediction network that sees one token, some with an LSTM, each from several seeds, since one alone
+may be lucky.  The language model is a 3-gram of the same clips' transcripts.  All is tried on 33 clips that were not
+trained on, and errors are summed over the seeds.
 
 Word error rates: of greedy and beam searches, alone, with a bonus for each token (`beam_beta`), with the 3-gram, with
 both, and with the transducer's own language model taken off (`ilm_weight`).  The weights are chosen on every second
 clip and judged on the others, and the other way round, so that no clip is judged by weights that it had a say in.  A
 3-gram makes every token cost something, and blanks nothing: without the bonus words go missing, the more the higher
 its weight.  And a transducer has a language model of its own, its prediction network.  The LSTM knows the transcripts
-better than a 3-gram of them does (the costs of a token say so), which then has little to add.
+better than a 3-gram of them does (the costs of a token say so), which then has less to add.
 
 Phrases: each word that a search finds too rarely is boosted alone; how many of its occurrences are found (recall), and
 how many times is it heard where it was not said, at several weights?
@@ -61,7 +62,7 @@ class Search(NamedTuple):
     has_ngram: bool = False
     has_inner: bool = False
 
-    def ways(self, ngram: Path) -> Iterator[Keys]:
+    def ways(self) -> Iterator[Keys]:
         beam = {} if self.strategy.startswith("greedy") else {"beam_size": BEAM, "beam_beta": 0.0}
         grid = {
             "beam_beta": BONUSES if self.has_bonus else (),
@@ -69,9 +70,8 @@ class Search(NamedTuple):
             "ilm_weight": INNER_WEIGHTS if self.has_inner else (),
         }
         asked = {key: values for key, values in grid.items() if values}
-        lm = {"ngram_lm_model": str(ngram)} if self.has_ngram else {}
         for values in itertools.product(*asked.values()):
-            yield {**beam, **lm, **dict(zip(asked, values, strict=True))}
+            yield {**beam, **dict(zip(asked, values, strict=True))}
 
 
 def beam_rows(strategy: str) -> list[Search]:
@@ -95,62 +95,91 @@ def read(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (SPEECH / name).read_text(encoding="utf-8").splitlines()]
 
 
-class Clips:
-    """Encoder outputs of the held-out clips, so that only the search is repeated, and what was said in them."""
+class Recogniser:
+    """A trained network and the 3-gram in its tokens; encoder outputs of the held-out clips, so that only the search is
+    repeated, and what was said in them."""
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, model: Path, ngram: Path) -> None:
         import soundfile
         import torch
 
+        from nemo_asr import load_model
+        from nemo_asr.decoding.ngram import train
+
+        self.network: Any = load_model(model)
+        self.ngram = ngram
+        train([row["text"] for row in read("train.jsonl")], self.network.tokenizer, ngram, order=3)
         rows = [row for name in HELD_OUT for row in read(name)]
         self.said = [row["text"] for row in rows]
         signals = [torch.from_numpy(soundfile.read(SPEECH / row["audio_filepath"], dtype="float32")[0]) for row in rows]
         batch = torch.nn.utils.rnn.pad_sequence(signals, batch_first=True)
         with torch.inference_mode():
-            self.encoded = network.encode(batch, torch.tensor(list(map(len, signals))))
+            self.encoded = self.network.encode(batch, torch.tensor(list(map(len, signals))))
+
+    def set(self, head: str, strategy: str, **keys: Any) -> None:
+        """Sets the search of one head, `rnnt` or `ctc`; the language model is the 3-gram."""
+        lm = {"ngram_lm_model": str(self.ngram)} if "ngram_lm_alpha" in keys else {}
+        section = {"strategy": strategy, "greedy" if strategy.startswith("greedy") else "beam": {**keys, **lm}}
+        if head == "rnnt":
+            self.network.set_decoding(section, strict=True)
+        else:
+            self.network.set_ctc_decoding(section, strict=True)
+        self.network.use_decoder(head)
+
+    def heard(self, bias: Any = None) -> list[str]:
+        import torch
+
+        with torch.inference_mode():
+            found = self.network.decode(*self.encoded, timestamps=False, keep_log_probs=False, bias=bias)
+        return [hypothesis.text for hypothesis in found]
+
+    def token_costs(self, texts: Sequence[str]) -> tuple[float, float]:
+        """What a token of the texts costs the 3-gram, and the transducer's own language model, in nats."""
+        import torch
+
+        from nemo_asr.decoding.ngram.model import load_ngram
+
+        tokenizer, decoder, joint = self.network.tokenizer, self.network.decoder, self.network.joint
+        model = load_ngram(self.ngram, tokenizer.vocabulary)
+        costs: list[tuple[float, float]] = []
+        for text in texts:
+            tokens = torch.tensor([tokenizer.encode(text)])
+            with torch.inference_mode():
+                output, _ = decoder.predict(tokens[:, :-1])
+                inner = joint.internal_language_model(joint.project_prednet(output))[0]
+            state = model.start_states(1)
+            for token, own in zip(tokens[0], inner, strict=True):
+                costs.append((-float(model.scores(state)[0, token]), -float(own[token])))
+                state = model.advance(state, token[None])
+        of_ngram, of_own = (sum(column) / len(costs) for column in zip(*costs, strict=True))
+        return of_ngram, of_own
 
 
-def setting(network: Any, head: str, strategy: str, **keys: Any) -> None:
-    """Sets the search of one head, `rnnt` or `ctc`."""
-    name = "greedy" if strategy.startswith("greedy") else "beam"
-    section = {"strategy": strategy, name: keys}
-    if head == "rnnt":
-        network.set_decoding(section, strict=True)
-    else:
-        network.set_ctc_decoding(section, strict=True)
-    network.use_decoder(head)
-
-
-def heard(network: Any, clips: Clips, bias: Any = None) -> list[str]:
-    import torch
-
-    with torch.inference_mode():
-        found = network.decode(*clips.encoded, timestamps=False, keep_log_probs=False, bias=bias)
-    return [hypothesis.text for hypothesis in found]
-
-
-def compare_searches(network: Any, clips: Clips, ngram: Path) -> None:
+def compare_searches(recognisers: Sequence[Recogniser]) -> None:
+    count = f"{len(recognisers)} x {len(recognisers[0].said)}"
     print(
-        f"\nword error rate on {len(clips.said)} clips not trained on, of it deletions, and how long a search took; "
-        f"beam {BEAM}; weights of each half of the clips were chosen on the other:"
+        f"\nword error rate on {count} clips not trained on, of it deletions, and how long a search took; beam {BEAM}; "
+        "the weights of each half of the clips were chosen on the other:"
     )
     for head, rows in SEARCHES.items():
         for search in rows:
-            print(judged(network, clips, ngram, head, search), flush=True)
+            print(judged(recognisers, head, search), flush=True)
 
 
-def judged(network: Any, clips: Clips, ngram: Path, head: str, search: Search) -> str:
+def judged(recognisers: Sequence[Recogniser], head: str, search: Search) -> str:
     """The line of a search: each half of the clips with the weights that are best for the other."""
     from nemo_asr.metrics.wer import EditCounts, count_edits
 
     halves = slice(0, None, 2), slice(1, None, 2)
-    ways, edits = list(search.ways(ngram)), []
+    ways = list(search.ways())
+    edits = [[EditCounts()] * len(recognisers[0].said) for _ in ways]
     started = time.process_time()
-    for keys in ways:
-        setting(network, head, search.strategy, **keys)
-        texts = heard(network, clips)
-        edits.append([count_edits(text, said) for text, said in zip(texts, clips.said, strict=True)])
-    seconds = (time.process_time() - started) / len(ways)
+    for row, keys in zip(edits, ways, strict=True):
+        for recogniser in recognisers:
+            recogniser.set(head, search.strategy, **keys)
+            pairs = zip(recogniser.heard(), recogniser.said, strict=True)
+            row[:] = [before + count_edits(*pair) for before, pair in zip(row, pairs, strict=True)]
+    seconds = (time.process_time() - started) / len(ways) / len(recognisers)
     sums = [[sum(row[half], EditCounts()) for row in edits] for half in halves]
     best = [min(range(len(ways)), key=lambda way: counts[way].errors) for counts in sums]
     total = sums[0][best[1]] + sums[1][best[0]]
@@ -171,67 +200,53 @@ def spotted(said: Sequence[str], texts: Sequence[str], word: str) -> tuple[int, 
     return spoken, sum(map(min, counts)), sum(max(0, found - count) for count, found in counts)
 
 
-def compare_phrases(network: Any, clips: Clips) -> None:
-    from nemo_asr.decoding.fusion import Bias
-
-    words = Counter(word for text in clips.said for word in text.split() if len(word) > 4)
+def compare_phrases(recognisers: Sequence[Recogniser]) -> None:
+    count = f"{len(recognisers)} x {PHRASES} x {len(recognisers[0].said)}"
     print(
-        f"\n{PHRASES} words of the clips that a search misses, each boosted alone: found of those said, and heard "
-        f"where not said in {PHRASES} x {len(clips.said)} clips, by weight"
+        f"\n{PHRASES} words of the clips that a search misses, each boosted alone: found of those said, "
+        f"and heard where not said in {count} clips, by weight"
     )
     searches = [("rnnt", "greedy_batch"), ("rnnt", "malsd_batch"), ("ctc", "greedy_batch"), ("ctc", "beam_batch")]
     for head, strategy in searches:
-        setting(network, head, strategy, **({} if strategy == "greedy_batch" else {"beam_size": BEAM}))
-        plain = heard(network, clips)
-        missed = [word for word, count in words.most_common() if spotted(clips.said, plain, word)[1] < count][:PHRASES]
+        for recogniser in recognisers:
+            recogniser.set(head, strategy, **({} if strategy == "greedy_batch" else {"beam_size": BEAM}))
+        rows = [counts for recogniser in recognisers for counts in phrase_counts(recogniser)]
         line = [f"  {head:5} {strategy:13}"]
-        for weight in (0.0, *PHRASE_WEIGHTS):
-            biases = [Bias(phrases=[word], boosting_tree_alpha=weight) for word in missed]
-            texts = [heard(network, clips, bias) if weight else plain for bias in biases]
-            counts = [spotted(clips.said, found, word) for word, found in zip(missed, texts, strict=True)]
-            said, found, elsewhere = map(sum, zip(*counts, strict=True))
+        for weight, *columns in zip((0.0, *PHRASE_WEIGHTS), *rows, strict=True):
+            said, found, elsewhere = map(sum, zip(*columns, strict=True))
             line.append(f"{weight}: {found}/{said}, {elsewhere:3}")
         print("   ".join(line), flush=True)
 
 
-def token_costs(network: Any, ngram: Path, texts: Sequence[str]) -> tuple[float, float]:
-    """What a token of the texts costs the 3-gram, and the transducer's own language model, in nats."""
-    import torch
+def phrase_counts(recogniser: Recogniser) -> list[list[tuple[int, int, int]]]:
+    """For each word that the search misses what `spotted` says without boosting, and with each of the weights."""
+    from nemo_asr.decoding.fusion import Bias
 
-    from nemo_asr.decoding.ngram.model import load_ngram
-
-    model, decoder, joint = load_ngram(ngram, network.tokenizer.vocabulary), network.decoder, network.joint
-    costs: list[tuple[float, float]] = []
-    for text in texts:
-        tokens = torch.tensor([network.tokenizer.encode(text)])
-        with torch.inference_mode():
-            output, _ = decoder.predict(tokens[:, :-1])
-            inner = joint.internal_language_model(joint.project_prednet(output))[0]
-        state = model.start_states(1)
-        for token, own in zip(tokens[0], inner, strict=True):
-            costs.append((-float(model.scores(state)[0, token]), -float(own[token])))
-            state = model.advance(state, token[None])
-    of_ngram, of_own = (sum(column) / len(costs) for column in zip(*costs, strict=True))
-    return of_ngram, of_own
+    said, plain = recogniser.said, recogniser.heard()
+    words = Counter(word for text in said for word in text.split() if len(word) > 4)
+    missed = [word for word, count in words.most_common() if spotted(said, plain, word)[1] < count][:PHRASES]
+    biases = {word: [Bias([word], boosting_tree_alpha=weight) for weight in PHRASE_WEIGHTS] for word in missed}
+    return [
+        [spotted(said, plain, word), *(spotted(said, recogniser.heard(bias), word) for bias in biases[word])]
+        for word in missed
+    ]
 
 
-def compare(name: str, folder: Path, epochs: int) -> None:
-    """Everything, for the recogniser with one of the prediction networks."""
-    model = trained_model(folder, CONFIG, epochs, *OVERRIDES, *PREDICTION[name])
-
-    from nemo_asr import load_model
-    from nemo_asr.decoding.ngram import train as train_ngram
-
-    network: Any = load_model(model)
-    started = time.process_time()
-    train_ngram([row["text"] for row in read("train.jsonl")], network.tokenizer, folder / "3gram.arpa", order=3)
-    print(f"\n== prediction network: {name}; 3-gram trained in {time.process_time() - started:.2f} s CPU")
+def compare(name: str, folder: Path, seeds: int, epochs: int) -> None:
+    """Everything, for the recognisers with one of the prediction networks."""
+    recognisers = []
+    for seed in range(1, seeds + 1):
+        place = folder / name / f"seed{seed}"
+        place.mkdir(parents=True, exist_ok=True)
+        model = trained_model(place, CONFIG, epochs, *OVERRIDES, *PREDICTION[name], f"++seed={seed}")
+        recognisers.append(Recogniser(model, place / "3gram.arpa"))
+    print(f"\n== prediction network: {name}")
     for part in ("train.jsonl", *HELD_OUT):
-        costs = token_costs(network, folder / "3gram.arpa", [row["text"] for row in read(part)])
-        print(f"  a token of {part} costs the 3-gram {costs[0]:.2f} nats, the transducer's own {costs[1]:.2f}")
-    clips = Clips(network)
-    compare_searches(network, clips, folder / "3gram.arpa")
-    compare_phrases(network, clips)
+        costs = [recogniser.token_costs([row["text"] for row in read(part)]) for recogniser in recognisers]
+        ngram, own = (sum(column) / seeds for column in zip(*costs, strict=True))
+        print(f"  a token of {part} costs the 3-gram {ngram:.2f} nats, the transducer's own model {own:.2f}")
+    compare_searches(recognisers)
+    compare_phrases(recognisers)
 
 
 def main() -> None:
@@ -240,14 +255,13 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="train anew")
     parser.add_argument("--epochs", type=int, default=25)
     parser.add_argument("--prediction", choices=PREDICTION, help="only the recogniser with this prediction network")
+    parser.add_argument("--seeds", type=int, default=3, help="how many recognisers of each kind")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     for name in [arguments.prediction] if arguments.prediction else PREDICTION:
-        folder = arguments.dir.resolve() / name
         if arguments.fresh:
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        compare(name, folder, arguments.epochs)
+            shutil.rmtree(arguments.dir / name, ignore_errors=True)
+        compare(name, arguments.dir.resolve(), arguments.seeds, arguments.epochs)
 
 
 if __name__ == "__main__":
