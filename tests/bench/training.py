@@ -29,8 +29,8 @@ MODEL = """
     model.train_ds.manifest_filepath=null model.validation_ds.manifest_filepath=null
 """.split()
 SIZES = {
-    "small": "n_layers=4 d_model=96 n_heads=4 subsampling_conv_channels=32 pred=96 joint=128 vocabulary=64",
-    "medium": "n_layers=8 d_model=256 n_heads=4 subsampling_conv_channels=128 pred=320 joint=320 vocabulary=256",
+    "small": "n_layers=4 d_model=96 n_heads=4 subsampling_conv_channels=32 pred=96 joint=128",
+    "medium": "n_layers=8 d_model=256 n_heads=4 subsampling_conv_channels=128 pred=320 joint=320",
 }
 MAKE = """
 import pathlib, sys, nemo_asr
@@ -88,25 +88,25 @@ IMPORTS = {
 }
 
 
-def make_model(folder: Path, config: str, size: str) -> Path:
+def make_model(folder: Path, config: str, size: str, manifest: Path, vocabulary: int) -> Path:
     """A `.nemo` with random weights."""
     given = dict(item.split("=") for item in SIZES[size].split())
     tokenizer, path = folder / "tokenizer", folder / "initial.nemo"
-    command = [sys.executable, "-m", "nemo_asr", "tokenizer", "--manifest", str(SPEECH), "--out", str(tokenizer)]
-    subprocess.run([*command, "--vocab-size", given.pop("vocabulary")], check=True, capture_output=True)
+    command = [sys.executable, "-m", "nemo_asr", "tokenizer", "--manifest", str(manifest), "--out", str(tokenizer)]
+    subprocess.run([*command, "--vocab-size", str(vocabulary)], check=True, capture_output=True)
     sizes = [f"model.model_defaults.{key}_hidden={given.pop(key)}" for key in ("pred", "joint")]
     sizes += [f"model.encoder.{key}={value}" for key, value in given.items()]
     overrides = [*MODEL, *sizes, f"model.tokenizer.dir={tokenizer}"]
     parameters: Any = Subject(OURS, sys.executable).measure(MAKE, path, config, *overrides)
-    print(f"{config}, {size}: {parameters / 1e6:.2f} M parameters, {path.stat().st_size / 1e6:.1f} MB")
+    print(f"{config}, {size}, {vocabulary} tokens, {parameters / 1e6:.2f} M parameters")
     return path
 
 
-def fixed_batches(folder: Path, clips: int) -> Path:
+def fixed_batches(folder: Path, manifest: Path, clips: int) -> Path:
     """A manifest of the first clips, by absolute paths."""
-    rows = [json.loads(line) for line in SPEECH.read_text(encoding="utf-8").splitlines()][:clips]
+    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()][:clips]
     for row in rows:
-        row["audio_filepath"] = str(SPEECH.parent / row["audio_filepath"])
+        row["audio_filepath"] = str((manifest.parent / row["audio_filepath"]).resolve())
     path = folder / "train.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -138,16 +138,18 @@ def report(found: dict[str, dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--batches", type=int, default=10, help="different ones, each seen steps / batches times")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batches", type=int, default=8, help="different ones, each seen steps / batches times")
+    parser.add_argument("--manifest", type=Path, default=SPEECH)
+    parser.add_argument("--vocabulary", type=int, default=1024, help="tokens")
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--config", default="fastconformer_transducer_bpe")
     parser.add_argument("--lr", type=float, default=0.001)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        path = make_model(folder, arguments.config, arguments.size)
-        manifest = fixed_batches(folder, arguments.batch_size * arguments.batches)
+        path = make_model(folder, arguments.config, arguments.size, arguments.manifest, arguments.vocabulary)
+        manifest = fixed_batches(folder, arguments.manifest, arguments.batch_size * arguments.batches)
         data = {"manifest_filepath": str(manifest), "sample_rate": 8000, "batch_size": arguments.batch_size}
         data |= {"shuffle": False, "num_workers": 0, "pin_memory": False}
         optim = {"name": "adamw", "lr": arguments.lr, "betas": [0.9, 0.98], "weight_decay": 0.001}
