@@ -112,6 +112,26 @@ def test_a_batched_search_finds_what_a_search_by_its_definition_finds(case):
 
 
 @torch.no_grad()
+def test_a_step_calls_an_lstm_that_is_hooked_or_of_another_class():
+    decoder, called = RNNTDecoder(SIZES, 5).eval(), []
+    step = (torch.tensor([[1], [2]]), decoder.initialize_state(torch.zeros(2)))
+    expected, _ = decoder.predict(*step, add_sos=False)
+    lstm = decoder.prediction["dec_rnn"].lstm
+    hook = lstm.register_forward_hook(lambda *_: called.append(1))
+    torch.testing.assert_close(decoder.predict(*step, add_sos=False)[0], expected)
+    hook.remove()
+
+    class Counted(torch.nn.LSTM):
+        def forward(self, *arguments):
+            called.append(2)
+            return super().forward(*arguments)
+
+    lstm.__class__ = Counted
+    torch.testing.assert_close(decoder.predict(*step, add_sos=False)[0], expected)
+    assert called == [1, 2]
+
+
+@torch.no_grad()
 def test_blank_is_zero_with_and_without_a_row_of_its_own():
     torch.manual_seed(0)
     without = RNNTDecoder(SIZES, 5, blank_as_pad=False).eval()

@@ -16,6 +16,7 @@ from nemo_asr.modules.conformer.attention import AttentionMask
 from nemo_asr.modules.conformer.byte_dropout import ByteDropout
 from nemo_asr.modules.conformer.convolution import ConformerConvolution
 from nemo_asr.modules.conformer.multi_head import MultiHeadAttention
+from nemo_asr.modules.untouched import is_untouched
 
 
 class ConformerFeedForward(nn.Module):
@@ -37,7 +38,7 @@ class ConformerFeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.linear1(x)
         dropout, linear = self.dropout, self.linear2
-        if not (_is_untouched(dropout, ByteDropout) and _is_untouched(linear, nn.Linear)):
+        if not (is_untouched(dropout, ByteDropout) and is_untouched(linear, nn.Linear)):
             return linear(dropout(F.silu(hidden)))
         return activated_linear(hidden, linear.weight, linear.bias, dropout.p if dropout.training else 0.0)
 
@@ -113,11 +114,3 @@ def build_layer(options: LayerOptions, self_attn: MultiHeadAttention) -> Conform
         ConformerFeedForward(width, options.d_ff, options.dropout_p, use_bias=bias),
         options.dropout_p,
     )
-
-
-def _is_untouched(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether calling the module is what its class does: no adapter, hook or quantisation is between."""
-    if type(module) is not kind or "forward" in vars(module):
-        return False
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return not any(hooks) and not nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]

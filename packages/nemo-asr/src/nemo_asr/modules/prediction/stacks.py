@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nemo_asr.modules.prediction.network import PredictionOptions, State
+from nemo_asr.modules.untouched import is_untouched
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +57,13 @@ class DroppedLSTM(nn.Module):
             parameter.mul_(options.weights_init_scale)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        if len(x) == 1 and state is not None and not self.training and not self.lstm.proj_size:
+        if len(x) == 1 and state is not None and self._steps_by_cells():
             return self._step(x[0], state)
         outputs, state = self.lstm(x, None if state is None else tuple(state))
         return (outputs if self.dropout is None else self.dropout(outputs)), state
+
+    def _steps_by_cells(self) -> bool:
+        return not self.training and is_untouched(self.lstm, nn.LSTM) and not self.lstm.proj_size
 
     def _step(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """One step of a search, of inputs (B, D): by torch's cell it takes a CPU a fraction of what its LSTM takes."""
