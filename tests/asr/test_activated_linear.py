@@ -284,6 +284,11 @@ def test_byte_dropout_is_torchs_bit_for_bit_and_keeps_a_byte_per_element(dropout
         assert torch.equal(theirs, ours)
 
 
+def test_byte_dropout_is_torchs_own_on_other_devices_than_a_cpu(monkeypatch):
+    monkeypatch.setattr("nemo_asr.modules.conformer.byte_dropout.draw_kept", None)
+    assert ByteDropout(0.5)(torch.empty(2, 3, device="meta")).shape == (2, 3)
+
+
 def test_byte_dropout_is_seen_by_compilers_as_torchs():
     compiled = torch.compile(ByteDropout(0.5), backend="eager", fullgraph=True)
     output = compiled(torch.ones(1000))

@@ -1,4 +1,7 @@
-"""Dropout that keeps a byte per element for its backward, where torch keeps a number of the input's type on a CPU."""
+"""Dropout that keeps a byte per element for its backward, where torch keeps a number of the input's type on a CPU.
+
+On a GPU torch's own keeps a byte, too, and is a single kernel.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ from torch import Tensor, nn
 
 
 class ByteDropout(nn.Dropout):
-    """torch's dropout with a mask of bytes; torch's own under torch.compile and the exporters."""
+    """torch's dropout, on a CPU with a mask of bytes; torch's own elsewhere, under torch.compile and the exporters."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or self.p == 0.0 or self.inplace or is_traced():
+        if not self.training or self.p == 0.0 or self.inplace or input.device.type != "cpu" or is_traced():
             return super().forward(input)
         # neither product needs its own result to go backward, so the second can be written over the first
         return input.mul(draw_kept(input, self.p)).mul_(rescaling(self.p))
