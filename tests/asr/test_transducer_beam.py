@@ -157,6 +157,18 @@ def test_results_do_not_depend_on_the_batch(strategy, kind):
         assert [path.score for path in alone] == pytest.approx([path.score for path in together[row]], abs=1e-3)
 
 
+@pytest.mark.parametrize("section", [{}, {"preserve_alignments": True}, {"strategy": "maes"}], ids=str)
+@pytest.mark.parametrize(("batch", "frames"), [(0, 5), (2, 0), (2, 5)])
+def test_utterances_without_frames_have_no_text(section, batch, frames):
+    wanted = {"confidence_cfg": {"preserve_word_confidence": True}, **section}
+    decoding = TransducerDecoding(wanted, CharTokenizer("ab"), *networks(2, {}), strict=True)
+    for hypothesis in (found := decoding(torch.zeros(batch, WIDTH, frames), torch.zeros(batch, dtype=torch.long))):
+        assert (hypothesis.text, hypothesis.tokens, hypothesis.timestamp) == ("", [], [])
+        assert hypothesis.alignments == ([] if "preserve_alignments" in section else None)
+        assert hypothesis.frame_confidence == hypothesis.word_confidence == []
+    assert len(found) == batch
+
+
 def phrases(*sequences, vocab_size=6, weight=0.7, as_language_model=False):
     tree = tree_automaton([Phrase(tuple(tokens), (1.0,) * len(tokens)) for tokens in sequences], vocab_size)
     return Fusion([FusedModel(tree, weight, ends_sentences=as_language_model)])
@@ -293,6 +305,10 @@ def test_greedy_search_with_phrases_does_not_depend_on_the_batch():
         ({"strategy": "beem"}, "strategy: 'beem' is unknown; use greedy, greedy_batch, beam, tsd, alsd"),
         ({"strategy": "maes", "beam": {"beam_sise": 2}}, "nearest valid key: model.decoding.beam.beam_size"),
         ({"strategy": "maes", "beam": {"beam_size": 0}}, "model.decoding.beam.beam_size: 0 must be at least 1"),
+        ({"greedy": {"max_symbols": -1}}, "model.decoding.greedy.max_symbols: -1 must be at least 1, or null"),
+        ({"greedy": {"max_symbols_per_step": 0}}, "greedy.max_symbols_per_step: 0 must be at least 1, or null"),
+        ({"strategy": "alsd", "beam": {"max_symbols_per_step": 0}}, "beam.max_symbols_per_step: 0 must be at least 1"),
+        ({"strategy": "tsd", "beam": {"tsd_max_sym_exp": -2}}, "beam.tsd_max_sym_exp: -2 must be at least 1"),
         ({"strategy": "maes", "beam": {"pruning_mode": "l"}}, "beam.pruning_mode: 'l' is none of early, late"),
         ({"strategy": "maes", "beam": {"maes_prefix_alpha": 3}}, "maes_prefix_alpha: 3 must be 0 or 1"),
         ({"strategy": "maes", "beam": {"ilm_weight": -0.1}}, "beam.ilm_weight: -0.1 must not be below 0"),

@@ -14,8 +14,8 @@ class Hypothesis:
     """One reading of one utterance.
 
     Attributes:
-        score: log-probability; of CTC greedy search the sum over the frames that are not blank, and -1.0
-            where only labels were given.
+        score: log-probability; of greedy searches without blanks: of CTC the sum over the other frames, of transducers
+            over the tokens; -1.0 where only labels were given.
         y_sequence: of CTC the best class of each frame (T,), or, where the caller asked for hypotheses, the
             log-probabilities (T, V) on the CPU, as NVIDIA's `transcribe` gives them; of transducers the tokens (U,).
         text: what was said.

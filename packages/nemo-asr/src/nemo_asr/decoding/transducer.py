@@ -214,8 +214,8 @@ class TransducerDecoding(TokenDecoding):
             hypothesis.timestamp = transducer_timestamps(
                 path.tokens, path.frames, path.durations, self.tokenizer, self.spelling.punctuation, self.options, clock
             )
-        if path.steps is not None and path.steps.scores is not None:
-            hypothesis.alignments = _alignments(path.length, path.steps, path.steps.scores)
+        if self.config.wants_alignments:
+            hypothesis.alignments = _alignments(path.length, path.steps)
         if self.confidence is not None:
             self._add_confidence(hypothesis, self.confidence, path.steps)
         return hypothesis
@@ -258,10 +258,12 @@ def beam_options(strategy: str, config: TransducerBeamConfig, *, is_hat: bool = 
     )
 
 
-def _alignments(length: int, steps: SearchSteps, scores: Tensor) -> list[list[tuple[Tensor, Tensor]]]:
+def _alignments(length: int, steps: SearchSteps | None) -> list[list[tuple[Tensor, Tensor]]]:
     """For each frame the steps made at it, as pairs of scores (V,) and label."""
+    if steps is None or steps.scores is None:  # no frames, so no steps
+        return []
     frames: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(length)]
-    for frame, label, own in zip(steps.frames.tolist(), steps.labels, scores, strict=True):
+    for frame, label, own in zip(steps.frames.tolist(), steps.labels, steps.scores, strict=True):
         frames[frame].append((own, label))
     return [made for made in frames if made]
 

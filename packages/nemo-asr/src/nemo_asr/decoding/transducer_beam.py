@@ -171,8 +171,8 @@ class BeamSearch:
         zeros = torch.zeros((B, K), dtype=torch.long, device=f.device)
         score = torch.full((B, K), -torch.inf, device=f.device)
         score[:, 0] = 0.0
-        flat = f[:, :1].expand(-1, K, -1).reshape(B * K, 1, -1)
-        g, state = self._predict(zeros.flatten() + self.decoder.blank_idx, self.decoder.initialize_state(flat))
+        state = self.decoder.initialize_state(f.new_empty(B * K, 1))
+        g, state = self._predict(zeros.flatten() + self.decoder.blank_idx, state)
         fused = None if fusion is None else fusion.start(B * K)
         return _Beam(score, zeros, zeros, zeros, zeros - 1, zeros + EMPTY, zeros - 1, g, state, fused)
 

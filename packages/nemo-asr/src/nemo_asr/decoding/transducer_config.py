@@ -22,7 +22,12 @@ PRUNING_MODES = ("early", "late")
 
 @dataclass
 class TransducerGreedyConfig(GreedyConfidenceKeys):
-    """The `decoding.greedy` section."""
+    """The `decoding.greedy` section.
+
+    Attributes:
+        max_symbols, max_symbols_per_step: tokens at one frame. Where both are null there is no limit, and a network
+            that never says blank is searched without end.
+    """
 
     IGNORED_KEYS: ClassVar[frozenset[str]] = frozenset(
         "tdt_include_token_duration loop_labels use_cuda_graph_decoder allow_cuda_graphs".split()
@@ -37,6 +42,9 @@ class TransducerGreedyConfig(GreedyConfidenceKeys):
     ngram_lm_alpha: float | None = 0.0
     boosting_tree: BoostingTreeConfig | None = None
     boosting_tree_alpha: float | None = 0.0
+
+    def __post_init__(self) -> None:
+        _check_limit(self, "max_symbols", "max_symbols_per_step")
 
     @property
     def symbols_at_a_frame(self) -> int | None:
@@ -104,6 +112,8 @@ class TransducerBeamConfig:
     ilm_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_limit(self, "max_symbols", "max_symbols_per_step")
+        _check_limit(self, "tsd_max_sym_exp", "tsd_max_sym_exp_per_step")
         for key, least in (("beam_size", 1), ("maes_num_steps", 1), ("maes_expansion_beta", 0)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: {getattr(self, key)} must be at least {least}")
@@ -117,6 +127,14 @@ class TransducerBeamConfig:
         for key, known in (("blank_lm_score_mode", BLANK_MODES), ("pruning_mode", PRUNING_MODES)):
             if getattr(self, key) not in (None, *known):
                 raise ValueError(f"{key}: {getattr(self, key)!r} is none of {', '.join(known)}")
+
+
+def _check_limit(section: TransducerGreedyConfig | TransducerBeamConfig, key: str, newer: str) -> None:
+    """Of the two names of a limit the second counts where the first is null or 0."""
+    counting = key if getattr(section, key) else newer
+    limit = getattr(section, counting)
+    if limit is not None and limit < 1:
+        raise ValueError(f"{counting}: {limit} must be at least 1, or null for no limit")
 
 
 @dataclass

@@ -62,7 +62,8 @@ class GreedySearch:
     Args:
         decoder: the prediction network.
         joint: its scores are over tokens, blank, and `durations` if there are any.
-        max_symbols: tokens at one frame, after which the search moves on; None for no limit.
+        max_symbols: tokens at one frame, at least 1, after which the search moves on; None for no limit, with which a
+            network that never says blank is searched without end.
         durations: of a TDT model, in the order of the joint's last outputs.
         big_blank_durations: of a multi-blank model, from the label before blank downwards.
     """

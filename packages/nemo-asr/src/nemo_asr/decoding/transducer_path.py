@@ -26,7 +26,8 @@ class TransducerPath:
         tokens: their ids.
         frames: the encoder frame of each.
         durations: frames that each leads on (TDT), else empty.
-        score: sum of the tokens' scores, blanks left out.
+        score: of a greedy search the sum of the tokens' scores, blanks left out; of a beam search the log-probability
+            of all that led to these tokens, with what fused models add.
         length: frames of the encoder.
         steps: every step of the search, where they or confidences were asked for.
     """

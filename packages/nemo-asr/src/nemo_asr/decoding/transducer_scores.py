@@ -44,27 +44,28 @@ def measure_paths(
         return
     with evaluation_mode(decoder), evaluation_mode(joint):
         f = joint.project_encoder(encoded.transpose(1, 2))
-        rows = torch.tensor([row for row, _, _ in found], device=f.device)
-        g = _predictions(decoder, joint, f[rows], [path.tokens for _, path, _ in found])
+        g = _predictions(decoder, joint, f, [path.tokens for _, path, _ in found])
         frame = torch.cat([steps.frames for _, _, steps in found]).to(f.device)
         before = torch.cat([_tokens_before(steps, first_blank) for _, _, steps in found]).to(f.device)
         counts = [len(steps.frames) for _, _, steps in found]
-        number = torch.repeat_interleave(torch.arange(len(found)), torch.tensor(counts)).to(f.device)
+        path_and_row = torch.tensor([(number, row) for number, (row, _, _) in enumerate(found)])
+        number, row = torch.repeat_interleave(path_and_row, torch.tensor(counts), dim=0).to(f.device).unbind(1)
         chunk = max(1, SCORES_AT_ONCE // joint.num_classes_with_blank)
         parts = [
-            measure(joint.joint_after_projection(f[rows[n], t][:, None], g[n, u][:, None])[:, 0, 0])
-            for n, t, u in zip(*(torch.split(column, chunk) for column in (number, frame, before)), strict=True)
+            measure(joint.joint_after_projection(f[r, t][:, None], g[n, u][:, None])[:, 0, 0])
+            for r, t, n, u in zip(*(torch.split(column, chunk) for column in (row, frame, number, before)), strict=True)
         ]
     for (_, path, steps), confidence in zip(found, torch.split(torch.cat(parts).cpu(), counts), strict=True):
         path.steps = steps._replace(confidence=confidence)
 
 
 def _predictions(decoder: PredictionNetwork, joint: RNNTJoint, f: Tensor, tokens: Sequence[list[int]]) -> Tensor:
-    """Projected outputs (N, U + 1, H), the first for the start; f (N, T, H) gives device and precision."""
+    """Projected outputs (N, U + 1, H), the first for the start; f gives device and precision."""
     targets = torch.full((len(tokens), max(map(len, tokens)) + 1), decoder.blank_idx)
     for target, own in zip(targets, tokens, strict=True):
         target[1 : len(own) + 1] = torch.tensor(own, dtype=torch.long)
-    output, _ = decoder.predict(targets.to(f.device), decoder.initialize_state(f), add_sos=False)
+    state = decoder.initialize_state(f.new_empty(len(tokens), 1))
+    output, _ = decoder.predict(targets.to(f.device), state, add_sos=False)
     return joint.project_prednet(output)
 
 
