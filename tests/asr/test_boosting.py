@@ -8,9 +8,11 @@ import random
 import pytest
 import torch
 
+from nemo_asr.decoding import fusion as fusion_module
 from nemo_asr.decoding.boosting import Phrase, build_boosting_tree, tree_automaton
 from nemo_asr.decoding.fusion import Bias, FusionSource
 from nemo_asr.decoding.fusion_config import BoostingTreeConfig, PhraseItem
+from nemo_asr.decoding.ngram import train
 from nemo_asr.text.aggregate import AggregateTokenizer
 from nemo_asr.text.char import CharTokenizer
 from nemo_config import ConfigError, read_section
@@ -158,6 +160,24 @@ def test_a_call_brings_its_own_phrases_and_weights():
     assert first_letters(Bias(boosting_tree_alpha=3.0)) == [6.0, 0, 0, 0, 0, 0, 0]
     assert first_letters(Bias(phrases=[])) is None
     assert first_letters(Bias(boosting_tree_alpha=0.0)) is None
+
+
+def test_a_language_model_is_read_once_and_copied_once_to_each_device(tmp_path, monkeypatch):
+    class Keys:
+        ngram_lm_model = str(tmp_path / "lm.arpa")
+        ngram_lm_alpha = 0.5
+        boosting_tree = None
+        boosting_tree_alpha = 0.0
+
+    train(["ab", "abc"], TOKENIZER, Keys.ngram_lm_model, order=2)
+    reads, load = [], fusion_module.load_ngram
+    monkeypatch.setattr(fusion_module, "load_ngram", lambda *given: reads.append(given) or load(*given))
+    source = FusionSource(Keys(), TOKENIZER, "decoding.greedy")
+    for device in map(torch.device, ("meta", "cpu")):
+        first, second = (source(None, device).models[0].automaton for _ in range(2))
+        assert first is second
+        assert first.root_weight.device == device
+    assert len(reads) == 1
 
 
 @pytest.mark.parametrize(

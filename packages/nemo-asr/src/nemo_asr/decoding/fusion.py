@@ -97,7 +97,7 @@ class Fusion:
 class FusionSource:
     """Makes the `Fusion` of a call, from a section and what the call itself says.
 
-    Language models are read once, when they are first needed; threads may share this.
+    Language models are read once, when they are first needed, and copied once to each device; threads may share this.
 
     Args:
         keys: what the section says.
@@ -107,7 +107,7 @@ class FusionSource:
 
     def __init__(self, keys: FusionKeys, tokenizer: Tokenizer, path: str) -> None:
         self.keys, self.tokenizer, self.path = keys, tokenizer, path
-        self._language_models: dict[str, BackoffAutomaton] = {}
+        self._language_models: dict[tuple[str, torch.device], BackoffAutomaton] = {}
         self._tree: BackoffAutomaton | None = None
 
     def __call__(self, bias: Bias | None, device: torch.device) -> Fusion | None:
@@ -117,10 +117,10 @@ class FusionSource:
             ConfigError: a file is missing or no ARPA file, or phrases cannot be boosted.
         """
         bias = bias or Bias()
-        models = [*self._language_model(bias), *self._boosting_tree(bias)]
+        models = [*self._language_model(bias, device), *self._boosting_tree(bias)]
         return Fusion(models).to(device) if models else None
 
-    def _language_model(self, bias: Bias) -> list[FusedModel]:
+    def _language_model(self, bias: Bias, device: torch.device) -> list[FusedModel]:
         name = bias.ngram_lm_model or self.keys.ngram_lm_model
         weight = bias.ngram_lm_alpha if bias.ngram_lm_alpha is not None else self.keys.ngram_lm_alpha
         if not name:
@@ -128,20 +128,26 @@ class FusionSource:
         if not weight:
             logger.warning("%s.ngram_lm_alpha: is 0, so the language model %s has no effect", self.path, name)
             return []
-        return [FusedModel(self._read_language_model(str(name)), weight, ends_sentences=True)]
+        return [FusedModel(self._language_model_on(device, str(name)), weight, ends_sentences=True)]
+
+    def _language_model_on(self, device: torch.device, name: str) -> BackoffAutomaton:
+        host, kept = torch.device("cpu"), self._language_models
+        with _reading:
+            if (name, host) not in kept:
+                kept[name, host] = self._read_language_model(name)
+            if (name, device) not in kept:
+                kept[name, device] = kept[name, host].to(device)
+            return kept[name, device]
 
     def _read_language_model(self, name: str) -> BackoffAutomaton:
         from nemo_config import ConfigError
 
-        with _reading:
-            if name not in self._language_models:
-                try:
-                    self._language_models[name] = load_ngram(name, self.tokenizer.vocabulary)
-                except FileNotFoundError:
-                    raise ConfigError(f"{self.path}.ngram_lm_model", name, "there is no such file") from None
-                except (ValueError, OSError) as error:
-                    raise ConfigError(f"{self.path}.ngram_lm_model", name, str(error)) from None
-            return self._language_models[name]
+        try:
+            return load_ngram(name, self.tokenizer.vocabulary)
+        except FileNotFoundError:
+            raise ConfigError(f"{self.path}.ngram_lm_model", name, "there is no such file") from None
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"{self.path}.ngram_lm_model", name, str(error)) from None
 
     def _boosting_tree(self, bias: Bias) -> list[FusedModel]:
         path, config = f"{self.path}.boosting_tree", self.keys.boosting_tree or BoostingTreeConfig()
