@@ -90,6 +90,14 @@ def test_an_encoder_without_attention_or_convolutions_says_so(contextnet, hybrid
         ASRModel.restore_from(hybrid.path, map_location="cpu").change_conv_asr_se_context_window(64)
 
 
+def test_squeezing_over_less_than_a_frame_is_refused_and_changes_nothing(contextnet):
+    before = contextnet.plain_cfg()
+    with pytest.raises(ValueError, match="change_conv_asr_se_context_window: 3 must be negative, or at least the 4 fr"):
+        contextnet.change_conv_asr_se_context_window(3)
+    assert contextnet.plain_cfg() == before
+    assert 0 not in [getattr(module, "context_window", None) for module in contextnet.encoder.modules()]
+
+
 def test_squeezing_over_a_window_of_features_counts_the_frames_after_each_stride(contextnet, tmp_path):
     contextnet.change_conv_asr_se_context_window(64)
     windows = [64, 32, 16, 16]  # the second and the third block halve the frames

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -131,8 +132,10 @@ def test_a_sample_holds_the_targets_blank_and_what_was_drawn_evenly():
 
 
 def test_the_loss_must_be_an_rnnt_loss():
-    with pytest.raises(ValueError, match=r"loss\.loss_name: a SampledRNNTJoint needs an RNNT loss, .* is of tdt"):
-        sampled(3).set_loss(RNNTLoss(V, loss_name="tdt", loss_kwargs={"durations": [0, 1]}))
+    loss = RNNTLoss(V, loss_name="tdt", loss_kwargs={"durations": [0, 1]})
+    for change in (SampledRNNTJoint.set_loss, partial(SampledRNNTJoint.set_fuse_loss_wer, fuse_loss_wer=True)):
+        with pytest.raises(ValueError, match=r"loss\.loss_name: a SampledRNNTJoint needs an RNNT loss, .* is of tdt"):
+            change(sampled(3), loss=loss)
 
 
 def test_a_negative_number_of_samples_is_named():

@@ -183,6 +183,9 @@ def test_nvidias_names_of_the_methods_give_the_same(model_bytes):
         assert tokenizer.text_to_ids("the call", lang) == ids
         assert tokenizer.ids_to_text(np.array(ids)) == "the call"
         assert tokenizer.text_to_tokens("the call", lang) == tokenizer.ids_to_tokens(ids) == tokenizer.tokens(ids)
+        assert tokenizer.tokens_to_text(tokenizer.tokens(ids)).strip() == "the call"
+        with pytest.raises(ValueError, match="token: '§' is no piece of the vocabulary"):
+            tokenizer.tokens_to_ids(["§"])
 
 
 def test_aggregate_needs_a_language_that_it_has(model_bytes):

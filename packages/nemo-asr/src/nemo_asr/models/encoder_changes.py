@@ -39,14 +39,24 @@ def change_squeeze_windows(encoder: nn.Module, section: Mapping[str, Any], conte
         encoder: blocks after a stride get a window of as much time.
         section: the encoder's section.
         context_window: frames of the features; negative for all.
+
+    Raises:
+        ValueError: a window that is less than a frame of some block.
     """
     if not isinstance(encoder, ConvASREncoder):
         raise TypeError(f"change_conv_asr_se_context_window: {type(encoder).__name__} has no squeeze and excitation")
     blocks = [dict(block) for block in section["jasper"]]
+    windows: list[tuple[SqueezeExcite, dict[str, Any], int]] = []
+    window, stride = context_window, 1
     for block, options in zip(encoder.encoder, blocks, strict=True):
         for layer in block.get_submodule("mconv").modules():
             if isinstance(layer, MaskedConv1d):
-                context_window //= layer.conv.stride[0]
+                window, stride = window // layer.conv.stride[0], stride * layer.conv.stride[0]
             if isinstance(layer, SqueezeExcite):
-                layer.context_window = options["se_context_size"] = context_window
+                windows.append((layer, options, window))
+    if any(own == 0 for _, _, own in windows):
+        rule = f"must be negative, or at least the {stride} frames that the encoder makes one of"
+        raise ValueError(f"change_conv_asr_se_context_window: {context_window} {rule}")
+    for layer, options, own in windows:
+        layer.context_window = options["se_context_size"] = own
     return {"jasper": blocks}

@@ -119,8 +119,10 @@ class RNNTJoint(NeuralModule):
     def set_fuse_loss_wer(self, fuse_loss_wer: bool, loss: RNNTLoss | None = None, metric: WER | None = None) -> None:
         """Makes `forward` a fused step or an ordinary one; loss and metric stay where they are not given."""
         self.fuse_loss_wer = fuse_loss_wer
-        self.loss = self.loss if loss is None else loss
-        self.wer = self.wer if metric is None else metric
+        if loss is not None:
+            self.set_loss(loss)
+        if metric is not None:
+            self.set_wer(metric)
 
     def set_fused_batch_size(self, fused_batch_size: int | None) -> None:
         """Utterances that a fused step computes at a time where it must hold the scores."""

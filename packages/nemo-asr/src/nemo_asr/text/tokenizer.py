@@ -124,6 +124,8 @@ class PieceTokenizer(ABC):
         Raises:
             ValueError: the vocabulary has no such piece.
         """
+        if token not in self._pieces:
+            raise ValueError(f"token: {token!r} is no piece of the vocabulary")
         return self._pieces.index(token)
 
     def tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
