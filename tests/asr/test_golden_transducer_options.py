@@ -140,8 +140,10 @@ def test_transcripts_and_times_equal_nvidias(name, restore):
     hypotheses = model.transcribe(CLIPS, override_config=options)
     assert_says(hypotheses, said(name)["transcribe"])
     assert hypotheses[0].words == said(name)["transcribe"][0]["text"].split()
+    if name == "hybrid_tdt":
+        return  # NVIDIA's times of a TDT model of characters end in an error
     for found, expected in zip(
-        model.transcribe(CLIPS, timestamps=True, verbose=False), said(name).get("timestamps", []), strict=False
+        model.transcribe(CLIPS, timestamps=True, verbose=False), said(name)["timestamps"], strict=True
     ):
         assert {key: list(value) for key, value in found.timestamp.items()} == expected
 

@@ -186,6 +186,12 @@ def test_hypotheses_carry_log_probabilities(network, files):
     assert first.timestamp == []
 
 
+def test_log_probabilities_can_be_left_out_of_hypotheses_to_save_memory(network, files):
+    kept, lean = (transcribe(network, files[:1], timestamps=True, keep_log_probs=keep)[0] for keep in (None, False))
+    assert (kept.y_sequence.ndim, lean.y_sequence.ndim, lean.alignments) == (2, 1, None)
+    assert lean.timestamp == kept.timestamp
+
+
 def test_timestamps_are_in_seconds_of_the_recording(network, files):
     (hypothesis,) = transcribe(network, files[1], timestamps=True)
     words = [(word["word"], word["start"], word["end"]) for word in hypothesis.timestamp["word"]]

@@ -82,6 +82,7 @@ class TranscribeConfig:
     verbose: bool = True
     partial_hypothesis: Any = None
     bias: Bias | None = None
+    keep_log_probs: bool | None = None
 
     def check(self) -> None:
         """Raises ValueError for what cannot be done, TypeError for a batch size that is no number."""
@@ -112,6 +113,7 @@ def transcribe(
     partial_hypothesis: Any = None,
     override_config: TranscribeConfig | None = None,
     bias: Bias | None = None,
+    keep_log_probs: bool | None = None,
 ) -> Results:
     """Transcribes audio; results stand in the order of the input.
 
@@ -135,6 +137,8 @@ def transcribe(
         partial_hypothesis: not supported; an error unless None.
         override_config: replaces the options that it has.
         bias: language model and phrases of this call, instead of the config's.
+        keep_log_probs: whether hypotheses of CTC hold the log-probabilities (T, V); None for yes, as NVIDIA's do. For
+            hours of audio they take gigabytes.
 
     Returns:
         texts, strings which also answer to `.text`; or hypotheses, if these or timestamps were asked for. Where the
@@ -154,6 +158,7 @@ def transcribe(
         verbose=verbose,
         partial_hypothesis=partial_hypothesis,
         bias=bias,
+        keep_log_probs=keep_log_probs,
     )
     options.check()
     if isinstance(audio, torch.utils.data.DataLoader):
@@ -252,7 +257,8 @@ class _JointSearch:
 
 
 def _wants_log_probs(options: TranscribeConfig) -> bool:
-    return options.return_hypotheses or bool(options.timestamps)
+    wants_hypotheses = options.return_hypotheses or bool(options.timestamps)
+    return wants_hypotheses if options.keep_log_probs is None else options.keep_log_probs
 
 
 def _by_length(recordings: Sequence[Recording], batch_size: int) -> list[list[int]]:

@@ -245,6 +245,7 @@ def _transcribe(
             channel_selector=cast("ChannelSelector", config.channel_selector),
             timestamps=config.timestamps,
             return_hypotheses=_gives_confidence(network),
+            keep_log_probs=False,
         )
     return [result[0] if isinstance(result, list) else result for result in results]
 
