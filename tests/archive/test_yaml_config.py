@@ -104,5 +104,5 @@ def test_merge_keys_that_repeat_themselves_stay_small():
 def test_own_keys_win_over_merged_ones_and_the_first_of_several_sources_over_the_next():
     text = "b: &b {x: 1, y: 1}\nc: &c {x: 2, z: 2}\nd: {inner: &d {<<: [*b, *c], z: 3}}\ne: {<<: *d}\n"
     config = parse_config(text.encode())
-    assert config == yaml.safe_load(text)
-    assert config["e"] == {"x": 1, "y": 1, "z": 3}
+    assert config["d"] == yaml.safe_load(text)["d"]
+    assert config["d"]["inner"] == config["e"] == {"x": 1, "y": 1, "z": 3}  # PyYAML 6.0.4 itself has 2 for z in e

@@ -22,6 +22,7 @@ LONGEST_KEY = 1000  # characters
 _LONGEST_NUMBER = 400  # characters; reading the base 60 of YAML 1.1 takes the square of it
 _LARGEST_KEY = 1 << 60  # whole numbers beyond it can be chosen to have equal hashes, which makes dicts slow
 _DEEPEST = 100
+_TOO_DEEP = f"a config of over {_DEEPEST} levels is refused"
 _TAG = "tag:yaml.org,2002:"
 _FLOAT_TAG = f"{_TAG}float"
 _PLAIN_TAGS = frozenset(f"{_TAG}{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map"))
@@ -50,6 +51,8 @@ def parse_config(data: bytes) -> dict[str, Any]:
         _check_events(data)
         config = yaml.load(data, Loader=_loader())
     except yaml.YAMLError as error:
+        if "maximum nesting" in str(error):  # since PyYAML 6.0.4 libyaml's scanner, ahead of the events, ends at 1,000
+            raise ArchiveError(_TOO_DEEP) from None
         raise ArchiveError(f"unreadable YAML: {' '.join(str(error).split())}") from None
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
         raise ArchiveError(f"unreadable YAML: {error}") from None
@@ -70,7 +73,7 @@ def _check_events(data: bytes) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > _DEEPEST:
-                raise ArchiveError(f"a config of over {_DEEPEST} levels is refused")
+                raise ArchiveError(_TOO_DEEP)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
